@@ -14,8 +14,10 @@ from typing import Any, Literal
 from bertopic_embedder import export
 from bertopic_engine import TopicPredictor
 from bertopic_engine._storage import FORMAT_VERSION, MANIFEST, read_manifest, save_json, sha256
+from bertopic_engine.repulsion import summarize
 
 from ._exceptions import ConversionError, DimensionMismatch, OutputError, UnsupportedModel
+from ._fidelity import measure_on_surrogates
 from ._hdbscan import read_hdbscan
 from ._repository import MODELS, write_model
 from ._sources import read_source
@@ -23,7 +25,8 @@ from ._umap import read_umap
 
 Backend = Literal["auto", "onnxruntime", "python"]
 Precision = Literal["fp32", "int8"]
-Layout = Literal["sgd"]
+Layout = Literal["mean_field", "sgd"]
+Neighbors = Literal["auto", "exact"]
 Progress = Callable[[str], None]
 
 _LIBRARIES = (
@@ -45,9 +48,11 @@ def convert(
     *,
     embedder: Any,
     name: str = "BERTopic",
-    layout: Layout = "sgd",
+    layout: Layout = "mean_field",
+    neighbors: Neighbors = "auto",
     precision: Precision = "fp32",
     embedder_backend: Backend = "auto",
+    seeds: int = 8,
     trust_pickle: bool = False,
     progress: Progress = lambda step: None,
 ) -> Path:
@@ -67,13 +72,17 @@ def convert(
         The sentence-transformers model that the topic model was trained with.
     name : str
         Prefix of the Triton models' names.
-    layout : "sgd"
-        How UMAP lays out new rows; see `bertopic_engine.UmapTransform`.
+    layout : "mean_field" or "sgd"
+        How UMAP lays out new rows; see `bertopic_engine.UmapParameters`.
+    neighbors : "auto" or "exact"
+        How near training rows are found: auto takes an index for models large enough to gain from one.
     precision : "fp32" or "int8"
         Of the embedder's weights.
     embedder_backend : "auto", "onnxruntime" or "python"
         What runs the embedder's graph in Triton; auto takes the onnxruntime backend where a system
         Triton has it.
+    seeds : int
+        Runs of BERTopic that the converted model is compared with, for the manifest; none with 0.
     trust_pickle : bool
         Allow reading pickles, which runs code that they hold.
     progress : callable
@@ -97,7 +106,7 @@ def convert(
     source = read_source(model, trust_pickle=trust_pickle)
     hdbscan = read_hdbscan(source.hdbscan)
     progress("Reading UMAP and indexing its neighbours")
-    umap = read_umap(source.umap, layout=layout)
+    umap = read_umap(source.umap, layout=layout, exact_neighbors=neighbors == "exact")
     if umap.n_components != hdbscan.n_features:
         raise DimensionMismatch(
             f"UMAP reduces to {umap.n_components} components, HDBSCAN was fitted on {hdbscan.n_features}: "
@@ -109,6 +118,11 @@ def convert(
             "the model has no topics: HDBSCAN called every training text an outlier. "
             "Train on more texts or with a smaller min_cluster_size."
         )
+    facts: dict[str, Any] = {"neighbors": {"kind": umap.neighbors.kind, "recall": umap.neighbors.recall}}
+    if layout == "mean_field":
+        progress("Summarising the training points for the layout")
+        umap, convergence = summarize(umap, source.umap._raw_data)
+        facts["convergence"] = convergence._asdict()
     with _replacing(out, name) as root:
         progress("Converting the embedder and checking it against sentence-transformers")
         embedded = root / "embedder"
@@ -136,7 +150,12 @@ def convert(
         umap.save(versions["umap"])
         topics.save(versions["hdbscan"])
         save_json(versions["topics"] / "topics.json", source.topics)
-        _write_manifest(root, name, origin=source.origin, dims=dims, layout=layout, embedder=report.as_dict())
+        if seeds:
+            fidelity = measure_on_surrogates(
+                source.umap, source.hdbscan, source.mapping, umap, topics, seeds=seeds, progress=progress
+            )
+            facts["fidelity"] = fidelity.as_dict() if fidelity else None
+        _write_manifest(root, name, origin=source.origin, dims=dims, layout=layout, embedder=report.as_dict(), **facts)
     return out
 
 

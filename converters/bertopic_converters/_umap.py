@@ -21,14 +21,18 @@ _RECALL = 0.97
 _DEFAULT_SEED = 42
 
 
-def read_umap(umap_model: Any, *, layout: str = "sgd", progress: Progress | None = None) -> UmapTransform:
+def read_umap(
+    umap_model: Any, *, layout: str = "mean_field", exact_neighbors: bool = False, progress: Progress | None = None
+) -> UmapTransform:
     """Take from a fitted UMAP what transforming needs.
 
     Parameters
     ----------
     umap_model : umap.UMAP
-    layout : {"sgd"}
-        How new rows are placed.
+    layout : {"mean_field", "sgd"}
+        How new rows are placed; see `UmapParameters`.
+    exact_neighbors : bool
+        Compare with every training row, however many there are.
     progress : callable, optional
         Called with the rows indexed so far and their total, for models large enough to need an index.
 
@@ -56,7 +60,9 @@ def read_umap(umap_model: Any, *, layout: str = "sgd", progress: Progress | None
         disconnection_distance=disconnection_distance if np.isfinite(disconnection_distance) else None,
         layout=layout,
     )
-    neighbors = _find_neighbors(umap_model._raw_data, _METRICS[umap_model.metric], n_neighbors, progress)
+    neighbors = _find_neighbors(
+        umap_model._raw_data, _METRICS[umap_model.metric], n_neighbors, exact_neighbors, progress
+    )
     return UmapTransform(umap_model.embedding_, neighbors, parameters)
 
 
@@ -123,11 +129,13 @@ def _rng_state(transform_seed: Any) -> tuple[int, int, int]:
     return first, second, third
 
 
-def _find_neighbors(data: NDArray[np.float32], metric: str, n_neighbors: int, progress: Progress | None) -> Neighbors:
-    from bertopic_engine.neighbors import EXACT_BELOW, ExactNeighbors, IndexNeighbors, build_index
+def _find_neighbors(
+    data: NDArray[np.float32], metric: str, n_neighbors: int, exact: bool, progress: Progress | None
+) -> Neighbors:
+    from bertopic_engine.neighbors import EXACT_BELOW, ExactNeighbors, build_index
 
-    if len(data) < EXACT_BELOW:
+    if exact or len(data) < EXACT_BELOW:
         return ExactNeighbors(data, metric)
-    index, recall = build_index(data, metric, k=n_neighbors, recall=_RECALL, progress=progress)
+    index = build_index(data, metric, k=n_neighbors, recall=_RECALL, progress=progress)
     # Data on which an index fails (whole clusters of duplicates, say) are still served right, if slowly.
-    return IndexNeighbors(index, metric) if recall >= _RECALL else ExactNeighbors(data, metric)
+    return index if index.recall >= _RECALL else ExactNeighbors(data, metric)

@@ -33,7 +33,7 @@ _INDEX = "neighbors.faiss"
 _ROWS_PER_PART = 2_048
 
 _LINKS = 32
-_LARGEST_EF_SEARCH = 1_024
+_SMALLEST_EF_SEARCH, _LARGEST_EF_SEARCH = 16, 1_024
 _HELD_OUT = 1_000
 _ROWS_PER_ADD = 4_096
 
@@ -44,7 +44,11 @@ Progress = Callable[[int, int], None]
 class Neighbors(Protocol):
     """What finds the nearest training rows."""
 
+    kind: str
+    """What `load_neighbors` tells by."""
     metric: str
+    recall: float
+    """Share of the true nearest rows that it finds."""
 
     @property
     def dim(self) -> int:
@@ -86,6 +90,9 @@ class ExactNeighbors:
         Another metric.
     """
 
+    kind = "exact"
+    recall = 1.0
+
     def __init__(self, data: NDArray[np.float32], metric: str) -> None:
         self.metric = metric
         self._data = np.ascontiguousarray(data, np.float32)
@@ -123,7 +130,7 @@ class ExactNeighbors:
 
     def save(self, folder: Path) -> None:
         save_arrays(folder / _ARRAYS, {"data": self._data})
-        save_json(folder / _SETTINGS, {"kind": "exact", "metric": self.metric})
+        save_json(folder / _SETTINGS, {"kind": self.kind, "metric": self.metric})
 
     def _blocks(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """The queries in full blocks, so that a lone row takes the same path; the last one is repeated."""
@@ -142,10 +149,15 @@ class IndexNeighbors:
     index : faiss.Index
         What `build_index` makes: squared Euclidean distances, ids that are training rows.
     metric : {"cosine", "euclidean"}
+    recall : float
+        As measured; see `build_index`.
     """
 
-    def __init__(self, index: Any, metric: str) -> None:
+    kind = "index"
+
+    def __init__(self, index: Any, metric: str, recall: float) -> None:
         self.metric = metric
+        self.recall = recall
         self._index = index
 
     @property
@@ -158,7 +170,7 @@ class IndexNeighbors:
         squared = np.empty((len(x), k), np.float32)
 
         def search(start: int, stop: int) -> None:
-            with _one_openmp_thread():
+            with one_openmp_thread():
                 squared[start:stop], indices[start:stop] = self._index.search(_indexable(x[start:stop], self.metric), k)
 
         for_rows(search, len(x))
@@ -169,7 +181,7 @@ class IndexNeighbors:
         import faiss
 
         faiss.write_index(self._index, str(folder / _INDEX))
-        save_json(folder / _SETTINGS, {"kind": "index", "metric": self.metric})
+        save_json(folder / _SETTINGS, {"kind": self.kind, "metric": self.metric, "recall": self.recall})
 
 
 def load_neighbors(folder: Path) -> Neighbors:
@@ -181,7 +193,7 @@ def load_neighbors(folder: Path) -> Neighbors:
         A file is missing or unreadable.
     """
     settings = load_json(folder / _SETTINGS)
-    if settings["kind"] == "exact":
+    if settings["kind"] == ExactNeighbors.kind:
         return ExactNeighbors(load_arrays(folder / _ARRAYS)["data"], settings["metric"])
 
     import faiss
@@ -192,7 +204,7 @@ def load_neighbors(folder: Path) -> Neighbors:
         index = faiss.read_index(str(path))
     except RuntimeError as error:
         raise StorageError(f"{path} is not a readable faiss index ({error}). Convert the model again.") from error
-    return IndexNeighbors(index, settings["metric"])
+    return IndexNeighbors(index, settings["metric"], settings["recall"])
 
 
 def build_index(
@@ -202,7 +214,7 @@ def build_index(
     k: int = 15,
     recall: float = 0.97,
     progress: Progress | None = None,
-) -> tuple[Any, float]:
+) -> IndexNeighbors:
     """Index training rows, and search it as widely as the recall asks for.
 
     HNSW (Malkov and Yashunin, 2018) with 32 links. Normalised rows are stored in half precision, others as
@@ -223,9 +235,8 @@ def build_index(
 
     Returns
     -------
-    index : faiss.IndexIDMap
-    recall : float
-        As measured; below what was asked if searching more widely does not help.
+    IndexNeighbors
+        Its `recall` as measured: below what was asked if searching more widely does not help.
     """
     import faiss
 
@@ -242,16 +253,17 @@ def build_index(
         nonlocal n_added
         for start in range(0, len(new_ids), _ROWS_PER_ADD):
             some = new_ids[start : start + _ROWS_PER_ADD]
-            with _one_openmp_thread():
+            with one_openmp_thread():
                 index.add_with_ids(_indexable(data[some], metric), some)
             n_added += len(some)
             if progress:
                 progress(n_added, len(ids))
 
     add(ids[~held_out])
-    measured = _widen(graph, IndexNeighbors(index, metric), data, ids[~held_out], ids[held_out], k, recall)
+    neighbors = IndexNeighbors(index, metric, recall=0.0)
+    neighbors.recall = _widen(graph, neighbors, data, ids[~held_out], ids[held_out], k, recall)
     add(ids[held_out])
-    return index, measured
+    return neighbors
 
 
 def _widen(
@@ -267,14 +279,14 @@ def _widen(
     queries = data[held_out]
     farthest = ExactNeighbors(data[indexed], neighbors.metric).query(queries, k)[1][:, -1]
     queries_rows, rows = _comparable(queries, neighbors.metric), _comparable(data, neighbors.metric)
-    ef_search = max(k, 32)
+    ef_search = max(k, _SMALLEST_EF_SEARCH)
     while True:
         graph.hnsw.efSearch = ef_search
         found = neighbors.query(queries, k)[0]
         measured = _share_within(queries_rows, rows, found, farthest, neighbors.metric == "cosine")
         if measured >= recall or ef_search >= _LARGEST_EF_SEARCH:
             return float(measured)
-        ef_search = min(ef_search * 3 // 2, _LARGEST_EF_SEARCH)
+        ef_search = min(ef_search * 9 // 8, _LARGEST_EF_SEARCH)
 
 
 def _comparable(rows: NDArray[np.float32], metric: str) -> NDArray[np.float32]:
@@ -296,7 +308,7 @@ def _indexable(rows: NDArray[np.float32], metric: str) -> NDArray[np.float32]:
 
 
 @contextmanager
-def _one_openmp_thread() -> Iterator[None]:
+def one_openmp_thread() -> Iterator[None]:
     """Keep faiss on the calling thread: its waiting threads would spin on cores that others need."""
     import faiss
 

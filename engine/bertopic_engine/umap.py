@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 
 from ._exceptions import InvalidInput, StorageError
 from ._fuzzy import connect
+from ._mean_field import RepulsionField, settle
 from ._sgd import descend
 from ._storage import load_arrays, load_json, save_arrays, save_json
 from ._threads import for_rows
 from .neighbors import Neighbors, load_neighbors
+from .repulsion import every_point
 
-LAYOUTS = ("sgd",)
+LAYOUTS = ("mean_field", "sgd")
 
 _ARRAYS = "umap.safetensors"
 _SETTINGS = "umap.json"
@@ -44,8 +46,9 @@ class UmapParameters(NamedTuple):
     """Of the training; transforming lowers it by one."""
     disconnection_distance: float | None = None
     """Neighbours this far or farther are not connected; None connects all."""
-    layout: str = "sgd"
-    """How a row finds its place. "sgd" is umap-learn's stochastic descent, to the bit."""
+    layout: str = "mean_field"
+    """How a row finds its place. "mean_field": where umap-learn's stochastic descent is expected to come to rest.
+    "sgd": that descent itself, to the bit."""
 
 
 class UmapTransform:
@@ -63,33 +66,53 @@ class UmapTransform:
     neighbors : Neighbors
         Finds training rows near a new one.
     parameters : UmapParameters
+    field : RepulsionField, optional
+        What stands for the training points under the layout "mean_field"; all of them if left out.
     """
 
-    def __init__(self, embedding: NDArray[np.float32], neighbors: Neighbors, parameters: UmapParameters) -> None:
+    def __init__(
+        self,
+        embedding: NDArray[np.float32],
+        neighbors: Neighbors,
+        parameters: UmapParameters,
+        field: RepulsionField | None = None,
+    ) -> None:
         if parameters.layout not in LAYOUTS:
             raise ValueError(f"layout is {parameters.layout!r}, expected one of {', '.join(LAYOUTS)}.")
         self.parameters = parameters
-        self._neighbors = neighbors
+        self.neighbors = neighbors
         self._embedding = np.ascontiguousarray(embedding, np.float32)
         self._unplaced = ~np.isfinite(self._embedding).all(axis=1)
-        placed = self._embedding[~self._unplaced]
-        self._outside = placed.max(axis=0) + 2 * np.ptp(placed, axis=0)
-        past_epochs = np.maximum(np.arange(parameters.n_epochs) - 1, 0)
-        self._alphas = parameters.initial_alpha / 4.0 * (1.0 - past_epochs / parameters.n_epochs)
+        self._field = field
+        if field is None and parameters.layout == "mean_field":
+            self._field = every_point(self.placed)
+        self._outside = self.placed.max(axis=0) + 2 * np.ptp(self.placed, axis=0)
 
     @property
     def dim(self) -> int:
         """Dimensions of an embedding."""
-        return self._neighbors.dim
+        return self.neighbors.dim
 
     @property
     def n_components(self) -> int:
         """Dimensions of a place."""
         return int(self._embedding.shape[1])
 
+    @property
+    def placed(self) -> NDArray[np.float32]:
+        """Where UMAP placed the training data that it could place, float32 [at most n, n_components]."""
+        placed: NDArray[np.float32] = self._embedding[~self._unplaced]
+        return placed
+
+    def replaced(self, *, field: RepulsionField | None = None, **parameters: Any) -> UmapTransform:
+        """The same UMAP with another repulsion field or other parameters."""
+        return UmapTransform(
+            self._embedding, self.neighbors, self.parameters._replace(**parameters), field or self._field
+        )
+
     def check(self, embeddings: NDArray[Any]) -> None:
         """Raise InvalidInput unless `transform` has an answer; see `check_embeddings`."""
-        check_embeddings(embeddings, self.dim, self._neighbors.metric)
+        check_embeddings(embeddings, self.dim, self.neighbors.metric)
 
     def transform(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
         """Place embeddings.
@@ -108,7 +131,7 @@ class UmapTransform:
             Names the row and what is wrong with it.
         """
         self.check(embeddings)
-        return self.layout(*self._neighbors.query(embeddings, self.parameters.n_neighbors))
+        return self.layout(*self.neighbors.query(embeddings, self.parameters.n_neighbors))
 
     def layout(self, indices: NDArray[np.int32], distances: NDArray[np.float32]) -> NDArray[np.float32]:
         """Place rows whose neighbours are known.
@@ -141,22 +164,50 @@ class UmapTransform:
                 strengths[rows],
                 positions[rows],
             )
-            first_coordinates = positions[rows, 0].astype(np.float64)
-            descend(
-                indices[rows],
-                strengths[rows],
-                self._embedding,
-                self._alphas,
-                p.a,
-                p.b,
-                float(p.negative_sample_rate),
-                float(p.repulsion_strength),
-                np.array(p.rng_state) + first_coordinates.view(np.int64)[:, np.newaxis],
-                positions[rows],
-            )
+            if p.layout == "mean_field":
+                self._settle(indices[rows], strengths[rows], positions[rows])
+            else:
+                self._descend(indices[rows], strengths[rows], positions[rows])
 
         for_rows(work, len(indices))
         return positions
+
+    def _settle(
+        self, indices: NDArray[np.int32], strengths: NDArray[np.float32], positions: NDArray[np.float32]
+    ) -> None:
+        p = self.parameters
+        settle(
+            indices,
+            strengths,
+            self._embedding,
+            self._field,
+            p.a,
+            p.b,
+            float(p.negative_sample_rate),
+            float(p.repulsion_strength),
+            p.n_epochs,
+            positions,
+        )
+
+    def _descend(
+        self, indices: NDArray[np.int32], strengths: NDArray[np.float32], positions: NDArray[np.float32]
+    ) -> None:
+        p = self.parameters
+        past_epochs = np.maximum(np.arange(p.n_epochs) - 1, 0)
+        alphas = p.initial_alpha / 4.0 * (1.0 - past_epochs / p.n_epochs)
+        first_coordinates = positions[:, 0].astype(np.float64)
+        descend(
+            indices,
+            strengths,
+            self._embedding,
+            alphas,
+            p.a,
+            p.b,
+            float(p.negative_sample_rate),
+            float(p.repulsion_strength),
+            np.array(p.rng_state) + first_coordinates.view(np.int64)[:, np.newaxis],
+            positions,
+        )
 
     def _connected(self, indices: NDArray[np.int32], distances: NDArray[np.float32]) -> NDArray[np.int32]:
         """The neighbours with -1 for those that a row cannot be connected to."""
@@ -167,9 +218,9 @@ class UmapTransform:
 
     def save(self, folder: Path) -> None:
         """Write `umap.safetensors`, `umap.json` and the neighbours' files into `folder`."""
-        save_arrays(folder / _ARRAYS, {"embedding": self._embedding})
+        save_arrays(folder / _ARRAYS, {"embedding": self._embedding, **(self._field._asdict() if self._field else {})})
         save_json(folder / _SETTINGS, self.parameters._asdict())
-        self._neighbors.save(folder)
+        self.neighbors.save(folder)
 
     @classmethod
     def load(cls, folder: Path) -> UmapTransform:
@@ -183,7 +234,9 @@ class UmapTransform:
         try:
             settings = load_json(folder / _SETTINGS)
             parameters = UmapParameters(**settings | {"rng_state": tuple(settings["rng_state"])})
-            return cls(load_arrays(folder / _ARRAYS)["embedding"], load_neighbors(folder), parameters)
+            arrays = load_arrays(folder / _ARRAYS)
+            embedding = arrays.pop("embedding")
+            return cls(embedding, load_neighbors(folder), parameters, RepulsionField(**arrays) if arrays else None)
         except (KeyError, TypeError, ValueError) as error:
             raise StorageError(f"{folder} holds no complete UMAP ({error}). Convert the model again.") from error
 

@@ -55,7 +55,15 @@ class Precision(str, Enum):
 class Layout(str, Enum):
     """How UMAP lays out new rows."""
 
+    mean_field = "mean_field"
     sgd = "sgd"
+
+
+class Neighbors(str, Enum):
+    """How near training rows are found."""
+
+    auto = "auto"
+    exact = "exact"
 
 
 def _in_a_sentence(command: Callable[P, R]) -> Callable[P, R]:
@@ -102,12 +110,20 @@ def convert(
         bool,
         typer.Option("--trust-pickle", help="Allow the model's file to run code, which reading it does."),
     ] = False,
-    layout: Annotated[Layout, typer.Option(help="How UMAP lays out new rows.")] = Layout.sgd,
+    layout: Annotated[
+        Layout, typer.Option(help="How UMAP lays out new rows: where its descent is expected to end, or by descending.")
+    ] = Layout.mean_field,
+    neighbors: Annotated[
+        Neighbors, typer.Option(help="How near training rows are found: auto takes an index for large models.")
+    ] = Neighbors.auto,
     precision: Annotated[Precision, typer.Option(help="Of the embedder's weights.")] = Precision.fp32,
     embedder_backend: Annotated[Backend, typer.Option(help="What runs the embedder in Triton.")] = Backend.auto,
+    seeds: Annotated[int, typer.Option(min=0, help="Runs of BERTopic to compare with; 0 for none.")] = 8,
 ) -> None:
     """Turn a trained BERTopic model into a Triton model repository."""
     from bertopic_converters import convert
+
+    from ._fidelity_table import in_short
 
     with steps(console) as progress:
         convert(
@@ -116,12 +132,62 @@ def convert(
             embedder=embedder,
             name=name,
             layout=layout.value,
+            neighbors=neighbors.value,
             precision=precision.value,
             embedder_backend=embedder_backend.value,
+            seeds=seeds,
             trust_pickle=trust_pickle,
             progress=progress,
         )
+    console.print(in_short(out, name), highlight=False)
     console.print(f"Wrote {out}. Serve it with: [bold]bertopic-inference serve {out}[/]", highlight=False)
+
+
+@app.command()
+@_in_a_sentence
+def verify(
+    repository: Annotated[Path, typer.Argument(help="What convert wrote.")],
+    model: Annotated[Path, typer.Argument(help="What convert read: a pickled BERTopic, or a folder with pickles.")],
+    texts: Annotated[Path, typer.Option(help="Texts that it was not trained on: .txt, .jsonl or .csv.")],
+    column: Annotated[str, typer.Option(help="The field of --texts that holds the text.")] = "text",
+    limit: Annotated[int | None, typer.Option(min=1, help="Measure on the first of them only.")] = None,
+    seeds: Annotated[int, typer.Option(min=2, help="Runs of BERTopic to compare with.")] = 24,
+    embedder: Annotated[
+        str | None,
+        typer.Option(help="The sentence-transformers model it was trained with, if its pickle holds none."),
+    ] = None,
+    name: Model = "BERTopic",
+    trust_pickle: Annotated[
+        bool,
+        typer.Option("--trust-pickle", help="Allow the model's file to run code, which reading it does."),
+    ] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures here.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw them here: .png, .svg or .pdf.")] = None,
+) -> None:
+    """Measure how close a converted model is to BERTopic, beside how close BERTopic is to itself."""
+    from bertopic_converters import verify
+
+    from ._fidelity_table import fidelity_table, require_writable, verdict
+
+    require_writable(json_file, plot)
+    given = read_texts(texts, column)[:limit]
+    with steps(console) as progress:
+        fidelity = verify(
+            repository,
+            model,
+            given,
+            embedder=embedder,
+            name=name,
+            seeds=seeds,
+            trust_pickle=trust_pickle,
+            progress=progress,
+        )
+    console.print(fidelity_table(fidelity))
+    console.print(verdict(fidelity), highlight=False)
+    if json_file is not None:
+        json_file.write_text(json.dumps(fidelity.as_dict(), indent=2) + "\n", encoding="utf-8")
+    if plot is not None:
+        fidelity.plot(plot)
 
 
 @app.command()

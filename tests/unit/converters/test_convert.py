@@ -20,6 +20,7 @@ from bertopic_converters import (
     UntrustedPickle,
     convert,
 )
+from bertopic_engine.neighbors import ExactNeighbors
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup
 
@@ -80,6 +81,28 @@ def test_dimensions_are_those_of_the_model(repository: Path, trained: Any) -> No
     dims = {tensor.name: list(tensor.dims) for tensor in [*inference.input, *inference.output]}
     n_topics = len(trained.model.get_topics()) - 1
     assert dims == {"IN": [384], "OUT": [1], "PROBABILITY": [1], "MEMBERSHIP": [n_topics], "REDUCED": [5]}
+
+
+def test_the_manifest_says_what_was_measured(repository: Path, trained: Any) -> None:
+    manifest = json.loads((repository / "manifest.json").read_text())["models"]["BERTopic"]
+
+    assert manifest["layout"] == "mean_field"
+    assert manifest["neighbors"] == {"kind": "exact", "recall": 1.0}
+    convergence, fidelity = manifest["convergence"], manifest["fidelity"]
+    assert 256 <= convergence["n_centers"] <= len(trained.model.topics_)
+    assert convergence["displacement"] <= 0.25 * convergence["scatter"]
+    assert (fidelity["seeds"], fidelity["measured_on"]) == (2, "surrogates")
+    assert fidelity["agreement"]["converted"] > 0.8
+
+
+def test_layout_neighbors_and_comparison_can_be_chosen(trained: Any, convert_model: Convert, tmp_path: Path) -> None:
+    out = convert_model(trained.model, tmp_path / "out", layout="sgd", neighbors="exact", seeds=0)
+
+    manifest = json.loads((out / "manifest.json").read_text())["models"]["BERTopic"]
+    umap = bertopic_engine.load(out).umap
+    assert umap.parameters.layout == manifest["layout"] == "sgd"
+    assert isinstance(umap.neighbors, ExactNeighbors)
+    assert not {"convergence", "fidelity"} & manifest.keys()
 
 
 def test_topics_come_along(repository: Path, trained: Any) -> None:

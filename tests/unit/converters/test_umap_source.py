@@ -49,7 +49,7 @@ def test_the_parameters_are_those_of_the_model():
     p = transform.parameters
     assert (p.n_neighbors, p.a, p.b) == (6, model._a, model._b)
     assert (p.n_epochs, p.negative_sample_rate, p.repulsion_strength, p.initial_alpha) == (66, 7, 2, 0.5)
-    assert (p.local_connectivity, p.disconnection_distance, p.layout) == (1.0, 2.0, "sgd")
+    assert (p.local_connectivity, p.disconnection_distance, p.layout) == (1.0, 2.0, "mean_field")
     assert (transform.dim, transform.n_components) == (8, 2)
     assert read_umap(changed(n_epochs=None)).parameters.n_epochs == 100
     assert read_umap(changed(_disconnection_distance=np.inf)).parameters.disconnection_distance is None
@@ -89,15 +89,16 @@ def test_large_models_get_an_index(monkeypatch):
 
     transform = read_umap(fitted(), progress=lambda done, total: steps.append((done, total)))
 
-    assert isinstance(transform._neighbors, IndexNeighbors)
+    assert isinstance(transform.neighbors, IndexNeighbors)
     assert steps[-1] == (300, 300)
+    assert isinstance(read_umap(fitted(), exact_neighbors=True).neighbors, ExactNeighbors)
 
 
 def test_models_that_an_index_serves_badly_stay_exact(monkeypatch):
     monkeypatch.setattr(neighbors, "EXACT_BELOW", 300)
     monkeypatch.setattr(_umap, "_RECALL", 1.1)
 
-    assert isinstance(read_umap(fitted())._neighbors, ExactNeighbors)
+    assert isinstance(read_umap(fitted()).neighbors, ExactNeighbors)
 
 
 def test_a_subclass_with_the_same_transform_is_a_umap():

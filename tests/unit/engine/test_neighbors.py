@@ -8,7 +8,7 @@ import faiss
 import numpy as np
 import pytest
 from bertopic_engine import MissingFile, StorageError
-from bertopic_engine.neighbors import ExactNeighbors, IndexNeighbors, build_index, load_neighbors
+from bertopic_engine.neighbors import ExactNeighbors, build_index, load_neighbors
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.neighbors import NearestNeighbors
@@ -47,7 +47,7 @@ def threads(n):
 @cache
 def neighbors(kind, metric):
     data = training_rows(6_000)
-    return ExactNeighbors(data, metric) if kind == "exact" else IndexNeighbors(build_index(data, metric)[0], metric)
+    return ExactNeighbors(data, metric) if kind == "exact" else build_index(data, metric)
 
 
 @cache
@@ -123,9 +123,7 @@ def test_exact_neighbors_of_copies_are_the_first_copies(metric):
 def test_a_zero_row_is_no_neighbor_under_cosine(kind):
     data = training_rows(3_000)
     data[::2] = 0
-    found = (
-        ExactNeighbors(data, "cosine") if kind == "exact" else IndexNeighbors(build_index(data, "cosine")[0], "cosine")
-    )
+    found = ExactNeighbors(data, "cosine") if kind == "exact" else build_index(data, "cosine")
 
     indices, _ = found.query(rows(20, seed=1), K)
 
@@ -135,9 +133,7 @@ def test_a_zero_row_is_no_neighbor_under_cosine(kind):
 @KINDS
 def test_missing_neighbors_are_minus_one_at_the_largest_distance(kind):
     data = rows(5)
-    found = (
-        ExactNeighbors(data, "cosine") if kind == "exact" else IndexNeighbors(build_index(data, "cosine")[0], "cosine")
-    )
+    found = ExactNeighbors(data, "cosine") if kind == "exact" else build_index(data, "cosine")
 
     indices, distances = found.query(rows(3, seed=1), 8)
 
@@ -174,12 +170,12 @@ def test_index_has_the_recall_that_was_measured(metric):
     data, new = rows(20_000), rows(500, seed=1)
     steps = []
 
-    index, recall = build_index(data, metric, k=K, progress=lambda done, total: steps.append((done, total)))
+    index = build_index(data, metric, k=K, progress=lambda done, total: steps.append((done, total)))
 
-    found, _ = IndexNeighbors(index, metric).query(new, K)
+    found, _ = index.query(new, K)
     expected, _ = ExactNeighbors(data, metric).query(new, K)
-    assert recall >= 0.97
-    assert hits(found, expected) == pytest.approx(recall, abs=0.01)
+    assert index.recall >= 0.97
+    assert hits(found, expected) == pytest.approx(index.recall, abs=0.01)
     assert steps == sorted(steps)
     assert steps[-1] == (20_000, 20_000)
 
@@ -188,8 +184,7 @@ def test_openmp_is_left_as_it_was():
     before = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(before + 2)
 
-    index, _ = build_index(rows(500), "cosine")
-    IndexNeighbors(index, "cosine").query(rows(5, seed=1), K)
+    build_index(rows(500), "cosine").query(rows(5, seed=1), K)
 
     assert faiss.omp_get_max_threads() == before + 2
     faiss.omp_set_num_threads(before)
@@ -200,9 +195,9 @@ def test_a_higher_recall_widens_the_search():
     expected, _ = ExactNeighbors(data, "euclidean").query(new, K)
 
     def found_with(recall):
-        index, measured = build_index(data, "euclidean", k=K, recall=recall)
-        assert measured >= recall
-        return hits(IndexNeighbors(index, "euclidean").query(new, K)[0], expected)
+        index = build_index(data, "euclidean", k=K, recall=recall)
+        assert index.recall >= recall
+        return hits(index.query(new, K)[0], expected)
 
     assert found_with(0.5) < found_with(0.999)
 
@@ -214,7 +209,7 @@ def test_what_was_saved_answers_the_same(kind, metric, tmp_path):
 
     loaded = load_neighbors(tmp_path)
 
-    assert (loaded.metric, loaded.dim) == (metric, 64)
+    assert (loaded.metric, loaded.dim, loaded.recall) == (metric, 64, neighbors(kind, metric).recall)
     for part, expected in zip(loaded.query(queries(), K), alone(kind, metric), strict=True):
         np.testing.assert_array_equal(part, expected)
 
@@ -223,7 +218,7 @@ def test_what_was_saved_answers_the_same(kind, metric, tmp_path):
 def test_the_same_rows_give_the_same_index(metric, tmp_path):
     for name in ("one", "other"):
         (tmp_path / name).mkdir()
-        IndexNeighbors(build_index(training_rows(5_000), metric)[0], metric).save(tmp_path / name)
+        build_index(training_rows(5_000), metric).save(tmp_path / name)
 
     one, other = ((tmp_path / name / "neighbors.faiss").read_bytes() for name in ("one", "other"))
     assert one == other

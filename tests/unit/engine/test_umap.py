@@ -1,7 +1,9 @@
-"""UmapTransform against umap-learn's own transform of one row at a time."""
+"""UmapTransform: its `sgd` layout against umap-learn's transform of one row at a time, and what holds for both."""
 
 import json
 import os
+import subprocess
+import sys
 import warnings
 from contextlib import contextmanager
 from functools import cache
@@ -13,10 +15,12 @@ import scipy
 from bertopic_converters._umap import read_umap
 from bertopic_engine import InvalidInput, StorageError, UmapTransform
 from bertopic_engine.neighbors import ExactNeighbors
-from bertopic_engine.umap import UmapParameters
+from bertopic_engine.repulsion import centroids
+from bertopic_engine.umap import LAYOUTS, UmapParameters
 from hdbscan import HDBSCAN, approximate_predict
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import load_file, save_file
 from sklearn.metrics import pairwise_distances
 from umap import UMAP
 
@@ -113,7 +117,7 @@ def test_layout_is_that_of_umap_learn(name):
     clusterer = HDBSCAN(min_cluster_size=15, prediction_data=True).fit(model.embedding_)
     expected = places_by_umap_learn(model, x)
 
-    places = read_umap(model).layout(*neighbors_of_umap_learn(model, x))
+    places = read_umap(model, layout="sgd").layout(*neighbors_of_umap_learn(model, x))
 
     labels, expected_labels = (approximate_predict(clusterer, rows)[0] for rows in (places, expected))
     assert len(np.unique(expected_labels)) > 3
@@ -125,7 +129,7 @@ def test_layout_is_that_of_umap_learn(name):
 def test_layout_follows_the_options(name):
     model, x = fit(400, 40, **{"n_epochs": 60} | OPTIONS[name])
 
-    places = read_umap(model).layout(*neighbors_of_umap_learn(model, x))
+    places = read_umap(model, layout="sgd").layout(*neighbors_of_umap_learn(model, x))
 
     assert share_of_same_bits(places, places_by_umap_learn(model, x)) >= (0.99 if SAME_SUMS else 0.5)
 
@@ -137,7 +141,7 @@ def test_transform_is_that_of_umap_learn_where_both_are_exact(name):
 
     labels, expected = (
         approximate_predict(clusterer, places)[0]
-        for places in (read_umap(model).transform(x), places_by_umap_learn(model, x))
+        for places in (read_umap(model, layout="sgd").transform(x), places_by_umap_learn(model, x))
     )
 
     # The distances differ in their last bits, which seed the descent.
@@ -145,38 +149,43 @@ def test_transform_is_that_of_umap_learn_where_both_are_exact(name):
 
 
 @cache
-def transform(name):
-    return read_umap(fitted(name)[0])
+def transform(name, layout):
+    return read_umap(fitted(name)[0], layout=layout)
 
 
 @cache
-def alone(name):
-    return np.concatenate([transform(name).transform(row[np.newaxis]) for row in fitted(name)[1]])
+def alone(name, layout):
+    return np.concatenate([transform(name, layout).transform(row[np.newaxis]) for row in fitted(name)[1]])
 
 
+either_layout = pytest.mark.parametrize("layout", LAYOUTS)
+
+
+@either_layout
 @pytest.mark.parametrize("name", ["small-cosine", "index-cosine"])
 @settings(deadline=None, max_examples=25)
 @given(
     picks=st.lists(st.integers(0, 161), min_size=1, max_size=40),
     n_threads=st.sampled_from([1, 2, 3, 7]),
 )
-def test_a_rows_place_depends_on_the_row_alone(name, picks, n_threads):
+def test_a_rows_place_depends_on_the_row_alone(name, layout, picks, n_threads):
     with threads(n_threads):
-        places = transform(name).transform(fitted(name)[1][picks])
+        places = transform(name, layout).transform(fitted(name)[1][picks])
 
-    np.testing.assert_array_equal(places, alone(name)[picks])
+    np.testing.assert_array_equal(places, alone(name, layout)[picks])
 
 
+@either_layout
 @settings(deadline=None, max_examples=25)
 @given(data=st.data(), n_threads=st.sampled_from([1, 2, 5]))
-def test_a_rows_layout_depends_on_the_row_alone(data, n_threads):
+def test_a_rows_layout_depends_on_the_row_alone(layout, data, n_threads):
     k = 6
     n = data.draw(st.integers(1, 12))
     grid = st.integers(0, 8).map(lambda step: step / 8)
     distances = np.sort(data.draw(st.lists(st.lists(grid, min_size=k, max_size=k), min_size=n, max_size=n)), axis=1)
     indices = data.draw(st.lists(st.permutations(range(-1, 20)).map(lambda p: p[:k]), min_size=n, max_size=n))
     indices, distances = np.array(indices, np.int32), distances.astype(np.float32)
-    small = in_a_plane()
+    small = in_a_plane(layout=layout)
 
     with threads(n_threads):
         places = small.layout(indices, distances)
@@ -193,9 +202,10 @@ def in_a_plane(**parameters):
     return UmapTransform(data[:, :2], ExactNeighbors(data, "cosine"), UmapParameters(**defaults | parameters))
 
 
-def test_a_row_connected_to_nothing_lies_outside():
+@either_layout
+def test_a_row_connected_to_nothing_lies_outside(layout):
     x = rows(5, 4)
-    far_apart = in_a_plane(disconnection_distance=0.0)
+    far_apart = in_a_plane(disconnection_distance=0.0, layout=layout)
     places = np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)[:, :2]
     diameter = np.linalg.norm(np.ptp(places, axis=0))
 
@@ -205,14 +215,16 @@ def test_a_row_connected_to_nothing_lies_outside():
     assert np.linalg.norm(outside[:, np.newaxis] - places, axis=2).min() > diameter
 
 
-def test_farther_neighbors_than_the_disconnection_distance_do_not_count():
+@either_layout
+def test_farther_neighbors_than_the_disconnection_distance_do_not_count(layout):
     indices = np.array([[3, 5, 7, 9, 11, 13]], np.int32)
     distances = np.array([[0.1, 0.2, 0.3, 0.5, 0.6, 0.7]], np.float32)
 
-    cut = in_a_plane(disconnection_distance=0.5).layout(indices, distances)
+    cut = in_a_plane(layout=layout, disconnection_distance=0.5).layout(indices, distances)
 
-    np.testing.assert_array_equal(cut, in_a_plane().layout(np.where(distances >= 0.5, -1, indices), distances))
-    assert (cut != in_a_plane().layout(indices, distances)).any()
+    whole = in_a_plane(layout=layout)
+    np.testing.assert_array_equal(cut, whole.layout(np.where(distances >= 0.5, -1, indices), distances))
+    assert (cut != whole.layout(indices, distances)).any()
 
 
 def test_training_points_without_a_place_do_not_count():
@@ -229,25 +241,84 @@ def test_training_points_without_a_place_do_not_count():
     assert share_of_same_bits(places[clear], expected) >= (0.99 if SAME_SUMS else 0.5)
 
 
+def test_training_points_without_a_place_push_nobody_to_a_mean_place():
+    unplaced = np.zeros(20, bool)
+    unplaced[[4, 11, 12]] = True
+    whole = in_a_plane()
+    embedding = whole.placed
+    embedding[unplaced] = np.nan
+    numbers_left = np.where(unplaced, -1, np.cumsum(~unplaced) - 1).astype(np.int32)
+    indices, distances = whole.neighbors.query(rows(30, 4), 6)
+    assert unplaced[indices].any()
+
+    places = UmapTransform(embedding, whole.neighbors, whole.parameters).layout(indices, distances)
+
+    without = UmapTransform(embedding[~unplaced], whole.neighbors, whole.parameters)
+    np.testing.assert_array_equal(places, without.layout(numbers_left[indices], distances))
+    assert (places != whole.layout(indices, distances)).any()
+
+
+@either_layout
 @pytest.mark.parametrize("name", ["small-cosine", "index-cosine"])
-def test_what_was_saved_places_the_same(name, tmp_path):
-    transform(name).save(tmp_path)
+def test_what_was_saved_places_the_same(name, layout, tmp_path):
+    transform(name, layout).save(tmp_path)
 
     loaded = UmapTransform.load(tmp_path)
 
-    assert loaded.parameters == transform(name).parameters
-    assert (loaded.dim, loaded.n_components) == (transform(name).dim, 5)
-    np.testing.assert_array_equal(loaded.transform(fitted(name)[1]), alone(name))
+    assert loaded.parameters == transform(name, layout).parameters
+    assert (loaded.dim, loaded.n_components) == (transform(name, layout).dim, 5)
+    np.testing.assert_array_equal(loaded.transform(fitted(name)[1]), alone(name, layout))
 
 
-def test_the_same_model_gives_the_same_files(tmp_path):
+TRANSFORM = """
+import sys
+from pathlib import Path
+
+import numpy as np
+from bertopic_engine import UmapTransform
+
+folder = Path(sys.argv[1])
+np.save(folder / "places.npy", UmapTransform.load(folder).transform(np.load(folder / "rows.npy")))
+"""
+
+
+def test_another_process_places_the_same(tmp_path):
+    whole, x = transform("small-cosine", "mean_field"), fitted("small-cosine")[1]
+    summarized = whole.replaced(field=centroids(whole.placed, 64))
+    summarized.save(tmp_path)
+    np.save(tmp_path / "rows.npy", x)
+
+    subprocess.run([sys.executable, "-c", TRANSFORM, str(tmp_path)], check=True)
+
+    places = np.load(tmp_path / "places.npy")
+    np.testing.assert_array_equal(places, summarized.transform(x))
+    assert (places != whole.transform(x)).any()
+
+
+@either_layout
+def test_the_same_model_gives_the_same_files(layout, tmp_path):
     for name in ("one", "other"):
         (tmp_path / name).mkdir()
-        in_a_plane().save(tmp_path / name)
+        in_a_plane(layout=layout).save(tmp_path / name)
 
     one, other = ({file.name: file.read_bytes() for file in (tmp_path / name).iterdir()} for name in ("one", "other"))
     assert one == other
     assert set(one) == {"umap.json", "umap.safetensors", "neighbors.json", "neighbors.safetensors"}
+
+
+def test_an_incomplete_field_is_named(tmp_path):
+    in_a_plane().save(tmp_path)
+    arrays = load_file(tmp_path / "umap.safetensors")
+    del arrays["spreads"]
+    save_file(arrays, tmp_path / "umap.safetensors")
+
+    with pytest.raises(StorageError, match="spreads"):
+        UmapTransform.load(tmp_path)
+
+
+def test_an_unknown_layout_is_named():
+    with pytest.raises(ValueError, match="'spiral', expected one of mean_field, sgd"):
+        in_a_plane(layout="spiral")
 
 
 @pytest.mark.parametrize(
@@ -299,5 +370,6 @@ def test_a_zero_row_has_a_place_under_euclidean():
     assert np.isfinite(euclidean.transform(bad_row(0))).all()
 
 
-def test_no_rows_have_no_places():
-    assert in_a_plane().transform(np.empty((0, 4), np.float32)).shape == (0, 2)
+@either_layout
+def test_no_rows_have_no_places(layout):
+    assert in_a_plane(layout=layout).transform(np.empty((0, 4), np.float32)).shape == (0, 2)
