@@ -26,7 +26,9 @@ check: $(VENV)/.dev
 	$(VENV)/bin/mypy
 
 bench: $(VENV)/.dev
-	$(VENV)/bin/python benchmarks/end_to_end.py $(if $(TEXTS),--texts "$(TEXTS)")
+	$(VENV)/bin/python benchmarks/end_to_end.py --out benchmarks/results $(if $(TEXTS),--texts "$(TEXTS)")
+	$(VENV)/bin/python benchmarks/engine.py --out benchmarks/results
+	$(VENV)/bin/python benchmarks/neighbors.py --out benchmarks/results
 
 clean:
 	rm -rf $(VENV) .demo

@@ -175,6 +175,7 @@ def _make(model: SyntheticModel) -> None:
     from bertopic_converters._hdbscan import read_hdbscan
     from bertopic_converters._umap import read_umap
     from bertopic_engine import TopicPredictor
+    from bertopic_engine.repulsion import summarize
     from hdbscan import HDBSCAN
 
     unfinished = model.folder.with_suffix(".unfinished")
@@ -183,7 +184,8 @@ def _make(model: SyntheticModel) -> None:
         (unfinished / part).mkdir(parents=True)
     embeddings, reduced = _synthesize(model)
     held_out, embeddings, reduced = embeddings[:HELD_OUT], embeddings[HELD_OUT:], reduced[HELD_OUT:]
-    read_umap(_as_if_fitted(embeddings, reduced)).save(unfinished / "umap")
+    umap, _ = summarize(read_umap(_as_if_fitted(embeddings, reduced)), embeddings)
+    umap.save(unfinished / "umap")
     np.save(unfinished / "held_out.npy", held_out)
     del embeddings, held_out
 

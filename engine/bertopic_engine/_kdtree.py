@@ -162,11 +162,11 @@ def _search_leaf(tree: KdTree, node: int, point: Floats, neighbors: Neighbors) -
             squared[i] += difference * difference
     for i in range(len(squared)):
         if squared[i] < neighbors.distances[0]:
-            _replace_farthest(neighbors.distances, neighbors.indices, squared[i], start + i)
+            replace_farthest(neighbors.distances, neighbors.indices, squared[i], start + i)
 
 
 @njit(nogil=True, cache=True)
-def _replace_farthest(distances: NDArray[np.float64], indices: NDArray[np.int64], distance: float, index: int) -> None:
+def replace_farthest(distances: Floats, indices: NDArray[np.int64], distance: float, index: int) -> None:
     """Put a nearer point into the max-heap in place of its farthest one."""
     size = len(distances)
     hole = 0

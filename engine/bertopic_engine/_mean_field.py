@@ -40,7 +40,7 @@ Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]
 f32 = np.float32
 
-# A row has come to rest when no component would move this far; the stochastic descent scatters ten times wider.
+# A row has come to rest when no component would move this far; the stochastic descent scatters some ten times wider.
 _AT_REST = f32(2e-3)
 _MOST_ITERATIONS = 64
 # F takes most of the time and changes the least. Held for long, it could push a row out of reach.
@@ -189,7 +189,9 @@ def _gather(indices: Ints, strengths: Floats, embedding: Floats, n_epochs: int, 
     return total
 
 
-# Reassociation and division without a check for zero let these loops run in vector registers.
+# Reassociation and division without a check for zero let these loops run in vector registers. None of them both
+# writes an array and adds up: a loop that writes goes element by element where its arrays nearly touch in memory,
+# and a sum would round otherwise there.
 _VECTORISED = {"reassoc", "contract", "nsz", "nnan", "ninf"}
 
 
@@ -215,12 +217,13 @@ def _step(y: Floats, a: f32, b: f32, pushes: f32, work: _Workspace) -> None:
     """One majorise-minimise step."""
     squared, q = work.squared, work.weights
     _fill_squared_distances(y, work.neighbors, work.none, squared)
-    total = f32(0.0)
     for j in range(squared.shape[0]):
         s = max(squared[j], _SMALLEST_SQUARED)
         d_2b = power(s, b)
         q[j] = work.strengths[j] * f32(2.0) * a * b * d_2b / (s * (f32(1.0) + a * d_2b))
-        total += q[j]
+    total = f32(0.0)
+    for weight in q:
+        total += weight
     for d in range(y.shape[0]):
         neighbor, coordinate = work.neighbors[d], y[d]
         pull = f32(0.0)

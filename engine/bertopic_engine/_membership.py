@@ -14,8 +14,9 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from ._condensed_tree import CondensedTree, attach
-from ._kdtree import Floats, KdTree, allocate_neighbors, find_neighbors
+from ._condensed_tree import CondensedTree, allocate_search, attach
+from ._kdtree import Floats, KdTree
+from ._wide_tree import WideTree
 
 _LARGEST = np.finfo(np.float64).max
 # Merge height of a cluster that is an ancestor or a descendant of the row's: the row's own lambda.
@@ -44,31 +45,39 @@ class Exemplars(NamedTuple):
 def membership_rows(
     points: NDArray[np.float32],
     kd_tree: KdTree,
+    wide_tree: WideTree,
     hierarchy: CondensedTree,
     exemplars: Exemplars,
     min_samples: int,
-    membership: NDArray[np.float64],
+    groups: NDArray[np.int32],
+    membership: Floats,
 ) -> None:
-    """Fill `membership` [n, n_clusters] for `points` [n, n_features]; at least one cluster."""
-    neighbors = allocate_neighbors(kd_tree, 2 * min_samples)
+    """Add the memberships of `points` [n, n_features] to `membership` [n, n_groups]; at least one cluster.
+
+    `groups` [n_clusters] are the columns that the clusters are added to, negative for none.
+    """
+    core_distances = hierarchy.core_distances
+    nearest, neighbors = allocate_search(kd_tree, wide_tree, min_samples)
     exemplar_distances = np.empty(exemplars.exemplar_points.shape[1], np.float64)
     heights = np.empty(len(hierarchy.cluster_parent), np.float64)
-    similarity = np.empty(len(exemplars.selected_clusters), np.float64)
+    similarity = np.empty(len(groups), np.float64)
+    of_clusters = np.empty(len(groups), np.float64)
     for row in range(len(points)):
-        find_neighbors(kd_tree, points[row], neighbors)
-        neighbor, lambda_ = attach(neighbors, hierarchy.core_distances, min_samples)
+        neighbor, lambda_ = attach(points[row], kd_tree, wide_tree, core_distances, nearest, neighbors)
         lambda_ = min(lambda_, hierarchy.point_lambda[neighbor])
         cluster = hierarchy.point_parent[neighbor]
         _exemplar_similarity(exemplars, points[row], exemplar_distances, similarity)
         _merge_heights(hierarchy, cluster, heights)
         _hierarchy_similarity(
-            heights, exemplars.selected_clusters, lambda_, hierarchy.cluster_max_lambda[cluster], membership[row]
+            heights, exemplars.selected_clusters, lambda_, hierarchy.cluster_max_lambda[cluster], of_clusters
         )
-        for i in range(len(similarity)):
-            membership[row, i] = math.sqrt(similarity[i]) * membership[row, i] ** 2
+        for i in range(len(groups)):
+            of_clusters[i] = math.sqrt(similarity[i]) * of_clusters[i] ** 2
         probability = _probability_in_any(heights, exemplars.selected_clusters, lambda_, hierarchy.cluster_max_lambda)
-        membership[row] /= membership[row].sum()
-        membership[row] *= probability
+        of_clusters /= of_clusters.sum()
+        for i in range(len(groups)):
+            if groups[i] >= 0:
+                membership[row, groups[i]] += of_clusters[i] * probability
 
 
 @njit(nogil=True, cache=True, error_model="numpy")

@@ -2,7 +2,7 @@
 
 x^b = 2^(b log2 x), both factors from a number's own bits: log2 is the exponent plus a polynomial of the
 mantissa, 2^l the exponent floor(l) times a polynomial of what remains. The coefficients interpolate log2(1 + t) / t
-at Chebyshev nodes over [sqrt(1/2) - 1, sqrt(2) - 1] and 2^f over [-1/2, 1/2]. Relative error below 1.5e-6 while
+at Chebyshev nodes over [sqrt(1/2) - 1, sqrt(2) - 1] and 2^f over [-1/2, 1/2]. Relative error below 1.6e-6 while
 |b log2 x| < 20.
 """
 

@@ -14,6 +14,7 @@ from ._kdtree import KdTree
 from ._membership import Exemplars, membership_rows
 from ._storage import load_arrays, load_json, save_arrays, save_json
 from ._threads import for_rows
+from ._wide_tree import widen
 
 __all__ = ["CondensedTree", "Exemplars", "HdbscanPredictor", "KdTree"]
 
@@ -40,6 +41,7 @@ class HdbscanPredictor:
 
     def __init__(self, kd_tree: KdTree, hierarchy: CondensedTree, exemplars: Exemplars, *, min_samples: int) -> None:
         self._kd_tree = kd_tree
+        self._wide_tree = widen(kd_tree)
         self._hierarchy = hierarchy
         self._exemplars = exemplars
         self._min_samples = min_samples
@@ -94,7 +96,13 @@ class HdbscanPredictor:
         def work(start: int, stop: int) -> None:
             rows = slice(start, stop)
             predict_rows(
-                points[rows], self._kd_tree, self._hierarchy, self._min_samples, labels[rows], probabilities[rows]
+                points[rows],
+                self._kd_tree,
+                self._wide_tree,
+                self._hierarchy,
+                self._min_samples,
+                labels[rows],
+                probabilities[rows],
             )
 
         for_rows(work, len(points), smallest=_SMALLEST_RANGE)
@@ -119,20 +127,64 @@ class HdbscanPredictor:
         InvalidInput
             See `check`.
         """
-        self.check(points)
-        points = np.ascontiguousarray(points)
         membership = np.zeros((len(points), self.n_clusters), np.float64)
+        self._add_membership(points, np.arange(self.n_clusters, dtype=np.int32), membership)
+        return membership
+
+    def grouped_membership(
+        self, points: NDArray[np.float32], groups: NDArray[np.int32], n_groups: int
+    ) -> NDArray[np.float32]:
+        """Membership of each point in groups of clusters: the sum of that in each of them.
+
+        Working memory beyond the answer does not depend on the number of points.
+
+        Parameters
+        ----------
+        points : float32 [n, n_features]
+        groups : int32 [n_clusters]
+            Group of each cluster, negative for none.
+        n_groups : int
+
+        Returns
+        -------
+        float32 [n, n_groups]
+
+        Raises
+        ------
+        InvalidInput
+            See `check`; or `groups` has another shape or a group beyond the last.
+        """
+        if groups.shape != (self.n_clusters,) or (groups >= n_groups).any():
+            raise InvalidInput(
+                f"groups have the shape {groups.shape} and reach up to {groups.max(initial=-1)}, expected the shape "
+                f"({self.n_clusters},) and less than {n_groups}. Give every cluster one of the {n_groups} groups."
+            )
+        membership = np.zeros((len(points), n_groups), np.float32)
+        self._add_membership(points, groups, membership)
+        return membership
+
+    def _add_membership(
+        self, points: NDArray[np.float32], groups: NDArray[np.int32], membership: NDArray[np.floating[Any]]
+    ) -> None:
+        self.check(points)
         if self.n_clusters == 0 or len(self._hierarchy.cluster_parent) == 1:
-            return membership
+            return
+        points = np.ascontiguousarray(points)
 
         def work(start: int, stop: int) -> None:
             rows = slice(start, stop)
             membership_rows(
-                points[rows], self._kd_tree, self._hierarchy, self._exemplars, self._min_samples, membership[rows]
+                points[rows],
+                self._kd_tree,
+                self._wide_tree,
+                self._hierarchy,
+                self._exemplars,
+                self._min_samples,
+                groups,
+                membership[rows],
             )
 
         for_rows(work, len(points), smallest=_SMALLEST_RANGE)
-        return membership
 
     def save(self, folder: Path) -> None:
         """Write `hdbscan.safetensors` and `hdbscan.json` into `folder`."""

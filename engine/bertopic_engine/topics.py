@@ -63,12 +63,7 @@ class TopicPredictor:
 
     def membership(self, reduced: NDArray[np.float32]) -> NDArray[np.float32]:
         """Membership of each row in every topic, float32 [n, n_topics]: that of its clusters, summed."""
-        of_clusters = self.hdbscan.membership(reduced)
-        summed = np.zeros((len(reduced), self.n_topics), dtype=np.float32)
-        for cluster, topic in enumerate(self._topic_of[:-1]):
-            if topic != OUTLIER:
-                summed[:, topic] += of_clusters[:, cluster].astype(np.float32)
-        return summed
+        return self.hdbscan.grouped_membership(reduced, self._topic_of[:-1], self.n_topics)
 
     def save(self, folder: Path) -> None:
         """Write into `folder`: HDBSCAN's files and `mapping.json`."""

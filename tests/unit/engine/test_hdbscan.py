@@ -72,6 +72,15 @@ MODELS = {
         blobs(5, noise=0.1, n_blobs=1),
         {"min_cluster_size": 5, "min_samples": 1, "allow_single_cluster": True},
     ),
+    "root-selected": (
+        blobs(2, noise=0.2),
+        {"min_cluster_size": 5, "allow_single_cluster": True, "cluster_selection_epsilon": 1.5},
+    ),
+    "single-cluster-leaf": (
+        blobs(5, noise=0.2),
+        {"min_cluster_size": 5, "allow_single_cluster": True, "cluster_selection_method": "leaf"},
+    ),
+    "many-leaves": (blobs(5, noise=0.3, n=12_000, n_blobs=60), {"min_cluster_size": 8}),
     "float64": (
         blobs(5, noise=0.1) + np.random.default_rng(0).normal(scale=1e-3, size=(900, 5)),
         {"min_cluster_size": 10},
@@ -106,7 +115,8 @@ def test_labels_and_probabilities_equal_approximate_predict(name):
     points = queries(ALL_MODELS[name][0], 1000)
     expected_labels, expected_probabilities = hdbscan.approximate_predict(fitted(name), points)
     labels, probabilities = predictor(name).predict(points)
-    assert {-1, 0} <= set(expected_labels)
+    # Where the root is selected, the library calls no new point noise.
+    assert set(expected_labels) >= ({0} if name == "root-selected" else {-1, 0})
     assert labels.dtype == np.int32
     assert probabilities.dtype == np.float64
     np.testing.assert_array_equal(labels, expected_labels)
@@ -144,6 +154,30 @@ def test_everything_is_noise_where_the_hierarchy_has_no_split(options, n_cluster
     np.testing.assert_array_equal(probabilities, expected_probabilities)
     assert model.n_clusters == n_clusters
     np.testing.assert_array_equal(model.membership(training), np.zeros((120, n_clusters)))
+
+
+def test_grouped_membership_is_the_sum_over_clusters():
+    model, points = predictor("eom-2d"), queries(MODELS["eom-2d"][0], 200)
+    groups = np.arange(model.n_clusters, dtype=np.int32) % 3 - 1
+    membership = model.membership(points)
+    expected = np.stack([membership[:, groups == group].sum(axis=1) for group in range(2)], axis=1)
+    grouped = model.grouped_membership(points, groups, 2)
+    assert grouped.dtype == np.float32
+    np.testing.assert_allclose(grouped, expected, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        pytest.param([0, 1], r"shape \(2,\)", id="too few"),
+        pytest.param([5] * 6, "up to 5, .* less than 2", id="too large"),
+    ],
+)
+def test_groups_that_do_not_fit_are_refused(groups, message):
+    model = predictor("eom-2d")
+    groups = np.array(groups, np.int32)
+    with pytest.raises(InvalidInput, match=message):
+        model.grouped_membership(np.zeros((1, 2), np.float32), groups, 2)
 
 
 POINTS = queries(MODELS["eom-5d-min_samples=5"][0], 400)

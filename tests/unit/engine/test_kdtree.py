@@ -8,6 +8,7 @@ import sklearn
 from bertopic_converters._hdbscan import read_kd_tree
 from bertopic_engine._introsort import introsort
 from bertopic_engine._kdtree import allocate_neighbors, find_neighbors
+from bertopic_engine._wide_tree import allocate_nearest_set, find_nearest_set, widen
 from sklearn.neighbors import KDTree
 from sklearn.neighbors._kd_tree import simultaneous_sort
 
@@ -49,6 +50,41 @@ def test_boxes_whose_distances_differ_by_rounding_are_visited_in_the_same_order(
         equally_far = np.array(list(itertools.permutations(rng.normal(size=4))), np.float32)
         on_diagonal = np.full((1, 4), rng.normal() * 10.0 ** rng.integers(-3, 1), np.float32)
         assert_same_neighbors(np.repeat(rng.choice(equally_far, 32), 64, axis=0), on_diagonal, k)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("k", [2, 11, 40])
+@pytest.mark.parametrize(("n", "n_features"), [(60, 3), (1500, 12), (20_000, 3)], ids=["leaf", "group", "levels"])
+def test_nearest_set_is_that_of_sklearn(n, n_features, k, dtype):
+    rng = np.random.default_rng(0)
+    training = rng.normal(size=(n, n_features)).astype(dtype)
+    points = np.concatenate([rng.normal(size=(100, n_features)), training[:100], 100 * training[:9]], dtype=np.float32)
+    reference = KDTree(training.astype(np.float64))
+    expected = reference.query(points.astype(np.float64), k=k)
+    tree, order = read_kd_tree(reference)
+    wide = widen(tree)
+    nearest = allocate_nearest_set(wide, k)
+    n_decided = 0
+    for point, distances, neighbors in zip(points, *expected, strict=True):
+        if not find_nearest_set(wide, point, nearest):
+            continue
+        n_decided += 1
+        by_distance = np.argsort(nearest.squared_distances)
+        np.testing.assert_array_equal(order[nearest.columns[by_distance]], neighbors)
+        np.testing.assert_array_equal(np.sqrt(nearest.squared_distances[by_distance]), distances)
+    assert n_decided > 0.98 * len(points)
+
+
+@pytest.mark.parametrize(
+    ("scale", "shift"),
+    [(1, 0), (1, 1e-7), (1e-30, 0), (1e30, 0)],
+    ids=["equal", "equal up to rounding", "underflow", "overflow"],
+)
+def test_nearest_set_in_doubt_is_refused(scale, shift):
+    """The second and the third of three points are equally far, or their squares have no precision."""
+    training = np.float32(scale) * np.array([[1, 0], [0, 2], [2 + shift, 0], [9, 9]], np.float32)
+    wide = widen(read_kd_tree(KDTree(training.astype(np.float64)))[0])
+    assert not find_nearest_set(wide, np.zeros(2, np.float32), allocate_nearest_set(wide, 2))
 
 
 def ties(rng, n):
