@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ._exceptions import ConversionError, DimensionMismatch
 from ._hdbscan import read_hdbscan
-from ._sources import THREE_PICKLES, SourceModel, _single_pickle, _unpickle, read_source
+from ._sources import SourceModel, read_source
 from ._umap import _check_class
 
 if TYPE_CHECKING:
@@ -191,10 +191,9 @@ def verify(
     _require_enough(seeds, len(texts))
     progress("Reading both models")
     converted = load(repository, name)
-    original = _opened(model, trust_pickle)
-    source = read_source(original, trust_pickle=trust_pickle)
+    source = read_source(model, trust_pickle=trust_pickle)
     _require_same_model(converted, source, name)
-    reference = load_reference(_embedding_model(original) if embedder is None else embedder)
+    reference = load_reference(_embedding_model(source) if embedder is None else embedder)
     progress("Embedding the texts with both embedders")
     theirs = reference.encode(list(texts), convert_to_numpy=True, show_progress_bar=False).astype(np.float32)
     _require_dimensions(theirs, source.umap)
@@ -505,21 +504,11 @@ def _converted_embedder(repository: Path, name: str) -> Embedder:
     )
 
 
-def _opened(model: Any, trust_pickle: bool) -> Any:
-    """The BERTopic in a pickle, for its embedding model; anything else as given."""
-    if not isinstance(model, str | Path):
-        return model
-    path = Path(model).expanduser()
-    if not path.exists() or any((path / name).is_file() for name in THREE_PICKLES):
-        return path
-    return _unpickle(_single_pickle(path) if path.is_dir() else path, trust_pickle)
-
-
-def _embedding_model(original: Any) -> Any:
+def _embedding_model(source: SourceModel) -> Any:
     from sentence_transformers import SentenceTransformer
 
-    backend = getattr(original, "embedding_model", None)
-    model = getattr(backend, "embedding_model", backend)
+    # BERTopic wraps what it was given in a backend of its own.
+    model = getattr(source.embedding_model, "embedding_model", source.embedding_model)
     if not isinstance(model, SentenceTransformer):
         held = "no embedding model" if model is None else f"a {type(model).__name__} as its embedding model"
         raise ConversionError(

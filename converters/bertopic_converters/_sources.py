@@ -24,6 +24,8 @@ class SourceModel:
     """one record a topic: id, label, keywords with weights, size"""
     origin: dict[str, str] = field(default_factory=dict)
     """what the manifest says of it"""
+    embedding_model: Any = None
+    """as BERTopic holds it; None from three pickles"""
 
 
 def read_source(model: Any, *, trust_pickle: bool = False) -> SourceModel:
@@ -92,7 +94,7 @@ def _unpickle(path: Path, trust_pickle: bool) -> Any:
     if not trust_pickle:
         raise UntrustedPickle(
             f"{path} is a pickle: reading it runs whatever code its author put there. "
-            "If you trust where it came from, convert again with --trust-pickle (trust_pickle=True in Python)."
+            "If you trust where it came from, try again with --trust-pickle (trust_pickle=True in Python)."
         )
     import joblib
 
@@ -119,6 +121,7 @@ def _from_bertopic(model: Any, origin: dict[str, str]) -> SourceModel:
         mapping=model.topic_mapper_.get_mappings(original_topics=True),
         topics=_named_topics(model),
         origin=origin,
+        embedding_model=getattr(model, "embedding_model", None),
     )
 
 
