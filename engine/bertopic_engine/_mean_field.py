@@ -145,14 +145,17 @@ def settle(
 
 @njit(nogil=True, cache=True)
 def _settle_row(y: Floats, field: RepulsionField, a: f32, b: f32, pushes: f32, gamma: f32, work: _Workspace) -> None:
+    # Taking an array out of a tuple counts a reference, an atomic operation: done here, once a row.
+    neighbors, strengths, none, squared, weights, field_squared, field_weights, force, proposal, residual = work
+    centers, shares, spreads = field
     relaxation = f32(1.0)
     for iteration in range(_MOST_ITERATIONS):
-        _fill_force(y, field, a, b, gamma, work)
-        work.proposal[:] = y
+        _fill_force(y, centers, shares, spreads, a, b, gamma, field_squared, field_weights, force)
+        proposal[:] = y
         for _ in range(_STEPS_PER_FORCE):
-            _step(work.proposal, a, b, pushes, work)
-        relaxation = _relaxation(y, relaxation, iteration == 0, work)
-        if _advance(y, relaxation, work) < _AT_REST:
+            _step(proposal, neighbors, strengths, none, a, b, pushes, force, squared, weights)
+        relaxation = _relaxation(y, proposal, residual, relaxation, iteration == 0)
+        if _advance(y, residual, relaxation) < _AT_REST:
             break
 
 
@@ -196,40 +199,60 @@ _VECTORISED = {"reassoc", "contract", "nsz", "nnan", "ninf"}
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath=_VECTORISED)
-def _fill_force(y: Floats, field: RepulsionField, a: f32, b: f32, gamma: f32, work: _Workspace) -> None:
+def _fill_force(
+    y: Floats,
+    centers: Floats,
+    shares: Floats,
+    spreads: Floats,
+    a: f32,
+    b: f32,
+    gamma: f32,
+    squared: Floats,
+    weights: Floats,
+    force: Floats,
+) -> None:
     """F(y)"""
-    squared, weights = work.field_squared, work.field_weights
-    _fill_squared_distances(y, field.centers, field.spreads, squared)
+    _fill_squared_distances(y, centers, spreads, squared)
     for m in range(squared.shape[0]):
         s = squared[m]
         weights[m] = f32(2.0) * gamma * b / ((_SOFTENING + s) * (f32(1.0) + a * power(s, b)))
     for d in range(y.shape[0]):
-        center, coordinate = field.centers[d], y[d]
-        force = f32(0.0)
+        coordinate = y[d]
+        total = f32(0.0)
         for m in range(squared.shape[0]):
-            gradient = weights[m] * (coordinate - center[m])
-            force += field.weights[m] * min(max(gradient, -_LARGEST_GRADIENT), _LARGEST_GRADIENT)
-        work.force[d] = force
+            gradient = weights[m] * (coordinate - centers[d, m])
+            total += shares[m] * min(max(gradient, -_LARGEST_GRADIENT), _LARGEST_GRADIENT)
+        force[d] = total
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath=_VECTORISED)
-def _step(y: Floats, a: f32, b: f32, pushes: f32, work: _Workspace) -> None:
+def _step(
+    y: Floats,
+    neighbors: Floats,
+    strengths: Floats,
+    none: Floats,
+    a: f32,
+    b: f32,
+    pushes: f32,
+    force: Floats,
+    squared: Floats,
+    q: Floats,
+) -> None:
     """One majorise-minimise step."""
-    squared, q = work.squared, work.weights
-    _fill_squared_distances(y, work.neighbors, work.none, squared)
+    _fill_squared_distances(y, neighbors, none, squared)
     for j in range(squared.shape[0]):
         s = max(squared[j], _SMALLEST_SQUARED)
         d_2b = power(s, b)
-        q[j] = work.strengths[j] * f32(2.0) * a * b * d_2b / (s * (f32(1.0) + a * d_2b))
+        q[j] = strengths[j] * f32(2.0) * a * b * d_2b / (s * (f32(1.0) + a * d_2b))
     total = f32(0.0)
-    for weight in q:
-        total += weight
+    for j in range(q.shape[0]):
+        total += q[j]
     for d in range(y.shape[0]):
-        neighbor, coordinate = work.neighbors[d], y[d]
+        coordinate = y[d]
         pull = f32(0.0)
-        for j in range(squared.shape[0]):
-            pull += q[j] * (neighbor[j] - coordinate)
-        y[d] += min(max((pull + pushes * work.force[d]) / total, -_LARGEST_MOVE), _LARGEST_MOVE)
+        for j in range(q.shape[0]):
+            pull += q[j] * (neighbors[d, j] - coordinate)
+        y[d] += min(max((pull + pushes * force[d]) / total, -_LARGEST_MOVE), _LARGEST_MOVE)
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath=_VECTORISED)
@@ -238,31 +261,31 @@ def _fill_squared_distances(y: Floats, points: Floats, spreads: Floats, squared:
     for m in range(squared.shape[0]):
         squared[m] = spreads[m]
     for d in range(y.shape[0]):
-        point, coordinate = points[d], y[d]
+        coordinate = y[d]
         for m in range(squared.shape[0]):
-            squared[m] += (coordinate - point[m]) * (coordinate - point[m])
+            squared[m] += (coordinate - points[d, m]) * (coordinate - points[d, m])
 
 
 @njit(nogil=True, cache=True)
-def _relaxation(y: Floats, previous: f32, first: bool, work: _Workspace) -> np.float32:
-    """The part of the way to the proposal that Aitken's method goes."""
+def _relaxation(y: Floats, proposal: Floats, residual: Floats, previous: f32, first: bool) -> np.float32:
+    """The part of the way to the proposal that Aitken's method goes; brings the residual up to date."""
     along, squared = f32(0.0), f32(0.0)
     for d in range(y.shape[0]):
-        residual = work.proposal[d] - y[d]
-        change = residual - work.residual[d]
-        along += work.residual[d] * change
+        current = proposal[d] - y[d]
+        change = current - residual[d]
+        along += residual[d] * change
         squared += change * change
-        work.residual[d] = residual
+        residual[d] = current
     if first or squared == f32(0.0):
         return f32(1.0)
     return min(max(-previous * along / squared, _LEAST_RELAXATION), _MOST_RELAXATION)
 
 
 @njit(nogil=True, cache=True)
-def _advance(y: Floats, relaxation: f32, work: _Workspace) -> np.float32:
+def _advance(y: Floats, residual: Floats, relaxation: f32) -> np.float32:
     """Go there; returns the residual's largest component."""
     largest = f32(0.0)
     for d in range(y.shape[0]):
-        y[d] += relaxation * work.residual[d]
-        largest = max(largest, abs(work.residual[d]))
+        y[d] += relaxation * residual[d]
+        largest = max(largest, abs(residual[d]))
     return largest

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from ._exceptions import ChecksumMismatch, FormatVersion, MissingFile, StorageError
 
@@ -25,7 +25,8 @@ Arrays = dict[str, NDArray[Any]]
 
 def save_arrays(path: Path, arrays: Arrays) -> None:
     """Write named arrays as safetensors (C order; the format sorts by dtype and name)."""
-    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path)
+    # Not save_file, which lets nobody but its owner read: a server often runs as another user.
+    path.write_bytes(save({name: np.ascontiguousarray(array) for name, array in arrays.items()}))
 
 
 def require_file(path: Path) -> None:

@@ -72,6 +72,10 @@ def test_writes_all_models_and_no_pickle(repository: Path) -> None:
     assert recorded == set(content(repository)) - {"manifest.json"}
 
 
+def test_a_server_that_runs_as_another_user_can_read_all(repository: Path) -> None:
+    assert all(path.stat().st_mode & 0o004 for path in repository.rglob("*"))
+
+
 def test_the_same_input_gives_the_same_bytes(repository: Path, trained: Any, convert_model: Convert, tmp_path: Path):
     assert content(convert_model(trained.model, tmp_path / "again")) == content(repository)
 
