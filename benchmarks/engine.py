@@ -181,6 +181,15 @@ class Fidelity:
     single_run: float
     bertopic_with_itself: float
     """Two of its runs with each other."""
+    our_outliers: float
+    their_outliers: float
+    our_recall: float
+    """Of true neighbours, on these rows."""
+    their_recall: float
+    made_rows: int
+    """What `convert` measured, on rows made from training embeddings."""
+    made_ours: float
+    made_single_run: float
 
 
 @dataclass(frozen=True)
@@ -389,11 +398,19 @@ def measure_fidelity(model: RealModel, seeds: int) -> Fidelity:
     found = verify(
         model.repository, model.pickle, model.texts(), embedder=str(_embedder()), seeds=seeds, trust_pickle=True
     )
+    made = json.loads((model.repository / "manifest.json").read_text())["models"]["BERTopic"]["fidelity"]
     return Fidelity(
         found.rows,
         ours=found.agreement.converted,
         single_run=found.agreement.single_run,
         bertopic_with_itself=1 - found.disagreement.two_runs,
+        our_outliers=found.outliers.converted,
+        their_outliers=found.outliers.bertopic,
+        our_recall=found.neighbor_recall.converted,
+        their_recall=found.neighbor_recall.umap,
+        made_rows=made["rows"],
+        made_ours=made["agreement"]["converted"],
+        made_single_run=made["agreement"]["single_run"],
     )
 
 
@@ -586,10 +603,17 @@ def _report_clustering(clustering: dict[str, Clustering]) -> None:
 
 
 def _report_fidelity(fidelity: dict[str, Fidelity]) -> None:
-    table = Table("agreement with BERTopic's consensus", "rows", "this engine", "one BERTopic run", "two runs")
-    for name, found in fidelity.items():
-        shares = (f"{share:.2%}" for share in (found.ours, found.single_run, found.bertopic_with_itself))
-        table.add_row(name, f"{found.rows:,}", *shares)
+    table = Table("", *fidelity)
+    for what, figures in (
+        ("held-out rows", lambda f: f"{f.rows:,}"),
+        ("agreement with BERTopic's consensus: this engine", lambda f: f"{f.ours:.1%}"),
+        ("one BERTopic run", lambda f: f"{f.single_run:.1%}"),
+        ("two BERTopic runs with each other", lambda f: f"{f.bertopic_with_itself:.1%}"),
+        ("outliers: this engine, BERTopic", lambda f: f"{f.our_outliers:.1%}, {f.their_outliers:.1%}"),
+        ("neighbours found: this engine, umap-learn", lambda f: f"{f.our_recall:.1%}, {f.their_recall:.1%}"),
+        ("agreement on made rows: this engine, one run", lambda f: f"{f.made_ours:.1%}, {f.made_single_run:.1%}"),
+    ):
+        table.add_row(what, *map(figures, fidelity.values()))
     console.print(table)
 
 
