@@ -33,7 +33,8 @@ def plot_speed_ups(speed_ups: Mapping[str, Mapping[str, SpeedUp]], path: Path) -
         ratios = [ratio for ratio, _ in by_task.values()]
         axis.barh(places, np.array(ratios) - 1, 0.9 * height, left=1, color=_COLORS[i], label=model)
         for place, (ratio, target) in zip(places, by_task.values(), strict=True):
-            axis.text(1.04 * max(ratio, target or 1, 1), place, f"{ratio:,.{1 if ratio < 100 else 0}f}x", va="center", fontsize=8)
+            digits = 1 if ratio < 100 else 0
+            axis.text(1.04 * max(ratio, target or 1, 1), place, f"{ratio:,.{digits}f}x", va="center", fontsize=8)
             if target is not None:
                 label = None if marked else "target"
                 axis.plot([target] * 2, place + np.array([-0.5, 0.5]) * height, color="black", lw=2, label=label)

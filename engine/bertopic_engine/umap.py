@@ -1,7 +1,7 @@
 """UMAP's transform on plain arrays: where new embeddings lie among the training data.
 
-What `umap.UMAP.transform` computes for a batch depends on the batch; here every row is transformed as that
-method would transform it alone.
+What `umap.UMAP.transform` computes for a batch depends on the batch, and on chance; here every row is placed as if that
+method had it alone, where it would place it on average or with a given seed.
 """
 
 from __future__ import annotations
