@@ -17,7 +17,7 @@ from bertopic_engine._storage import FORMAT_VERSION, MANIFEST, read_manifest, sa
 from bertopic_engine.repulsion import summarize
 
 from ._exceptions import ConversionError, DimensionMismatch, OutputError, UnsupportedModel
-from ._fidelity import measure_on_surrogates
+from ._fidelity import measure_on_surrogates, require_consensus
 from ._hdbscan import read_hdbscan
 from ._repository import MODELS, write_model
 from ._sources import read_source
@@ -102,6 +102,8 @@ def convert(
     """
     out = Path(out).expanduser()
     _check_name(name)
+    if seeds:
+        require_consensus(seeds)
     progress("Reading the model")
     source = read_source(model, trust_pickle=trust_pickle)
     hdbscan = read_hdbscan(source.hdbscan)

@@ -188,7 +188,9 @@ def verify(
     from bertopic_embedder._export import _load as load_reference
     from bertopic_engine import load
 
-    _require_enough(seeds, len(texts))
+    require_consensus(seeds)
+    if not texts:
+        raise ConversionError("there are no texts to measure on; at least one is needed. Give held-out texts.")
     progress("Reading both models")
     converted = load(repository, name)
     source = read_source(model, trust_pickle=trust_pickle)
@@ -247,7 +249,7 @@ def measure_on_surrogates(
     """
     from bertopic_engine import TopicModel
 
-    _require_enough(seeds, n_rows)
+    require_consensus(seeds)
     if getattr(umap_model, "_knn_search_index", True) is None:
         return None
     converted = TopicModel(umap, topics)
@@ -518,11 +520,10 @@ def _embedding_model(source: SourceModel) -> Any:
     return model
 
 
-def _require_enough(seeds: int, n_rows: int) -> None:
+def require_consensus(seeds: int) -> None:
+    """Raise ConversionError if there are too few runs to agree."""
     if seeds < 2:
         raise ConversionError(f"seeds is {seeds}; a consensus of BERTopic's runs takes at least 2. Give 24, say.")
-    if n_rows < 1:
-        raise ConversionError("there are no texts to measure on; at least one is needed. Give held-out texts.")
 
 
 def _require_same_model(converted: TopicModel, source: SourceModel, name: str) -> None:

@@ -281,6 +281,11 @@ def _file(folder: Path, data: bytes, name: str = "model") -> Path:
     return folder if name != "model" else folder / name
 
 
+def test_one_run_is_no_consensus(trained: Any, convert_model: Convert, tmp_path: Path) -> None:
+    with pytest.raises(ConversionError, match=r"seeds is 1; .* at least 2"):
+        convert_model(trained.model, tmp_path / "out", seeds=1)
+
+
 def test_a_name_that_triton_cannot_take(trained: Any, convert_model: Convert, tmp_path: Path) -> None:
     with pytest.raises(ConversionError, match="a/b"):
         convert_model(trained.model, tmp_path / "out", name="a/b")
