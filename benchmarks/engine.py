@@ -20,6 +20,8 @@ is compiled before a clock starts.
 Growth is measured on synthetic models: no UMAP is fitted for them, its arrays are made (see `_models.py`); their
 indexes are built and their HDBSCANs fitted as usual.
 
+Stack Overflow titles (jacoxu/StackOverflow) and, for fidelity, banking77 (PolyAI-LDN/task-specific-datasets) are read
+from `stackoverflow.jsonl` and `banking77.jsonl` in --texts-folder, one {"text": ...} a line, and left out where missing.
 Models are made once and kept in --folder; remove one there to make it anew.
 """
 
@@ -512,7 +514,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=SECTIONS, metavar="SECTION", help=", ".join(SECTIONS))
     parser.add_argument("--quick", action="store_true", help="tiny models, to see that everything runs")
-    parser.add_argument("--texts-folder", type=Path, default=_REPOSITORY.parent / "shared" / "data")
+    parser.add_argument("--texts-folder", type=Path, default=_REPOSITORY / ".bench" / "texts", help="*.jsonl")
     parser.add_argument("--folder", type=Path, default=_REPOSITORY / ".bench" / "engine", help="keeps models")
     parser.add_argument("--out", type=Path, help="folder for engine.json and plots")
     return parser.parse_args()
