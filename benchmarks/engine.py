@@ -21,7 +21,7 @@ Growth is measured on synthetic models: no UMAP is fitted for them, its arrays a
 indexes are built and their HDBSCANs fitted as usual.
 
 Stack Overflow titles (jacoxu/StackOverflow) and, for fidelity, banking77 (PolyAI-LDN/task-specific-datasets) are read
-from `stackoverflow.jsonl` and `banking77.jsonl` in --texts-folder, one {"text": ...} a line, and left out where missing.
+from `stackoverflow.jsonl` and `banking77.jsonl` in --texts-folder, one {"text": ...} a line; left out where missing.
 Models are made once and kept in --folder; remove one there to make it anew.
 """
 
