@@ -157,13 +157,18 @@ def bytes_in(*folders: Path) -> int:
     return sum(file.stat().st_size for file in files if file.is_file() and "__pycache__" not in file.parts)
 
 
+def processor() -> str:
+    """The processor's name."""
+    return _field(Path("/proc/cpuinfo"), "model name") or platform.processor() or platform.machine()
+
+
 def machine() -> dict[str, Any]:
     """What the figures were measured on."""
     import numba
     from bertopic_engine._threads import available_threads
 
     return {
-        "cpu": _field(Path("/proc/cpuinfo"), "model name") or platform.processor() or platform.machine(),
+        "cpu": processor(),
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(int((_field(Path("/proc/meminfo"), "MemTotal") or "0 kB").split()[0]) / 2**20, 1),
         "engine_threads": available_threads(),

@@ -116,6 +116,15 @@ def real_models(
     return models
 
 
+def distinct_texts(path: Path, column: str = "text") -> list[str]:
+    """Of a .txt, .jsonl or .csv file, without repeats, in a random order that is always the same."""
+    from bertopic_server._texts import read_texts
+
+    texts = list(dict.fromkeys(read_texts(path, column)))
+    np.random.default_rng(0).shuffle(texts)
+    return texts
+
+
 def make_synthetic(models: list[SyntheticModel], console: Console) -> None:
     """Make those that are missing, as many at a time as there are cores: each takes one."""
     missing = [model for model in models if not model.folder.is_dir()]
@@ -160,14 +169,11 @@ def _train_and_convert(model: RealModel, path: Path, most_training_rows: int | N
 def _texts(path: Path, most_training_rows: int | None) -> list[str]:
     """Without repeats, in random order; of docstrings no more than asked for, since finding all takes a minute."""
     from bertopic_server._demo.corpus import docstring_summaries
-    from bertopic_server._texts import read_texts
 
     if path.stem == DOCSTRINGS:
         limit = None if most_training_rows is None else HELD_OUT + most_training_rows
         return docstring_summaries(Path(np.__file__).parents[1], limit)
-    texts = list(dict.fromkeys(read_texts(path)))
-    np.random.default_rng(0).shuffle(texts)
-    return texts
+    return distinct_texts(path)
 
 
 def _make(model: SyntheticModel) -> None:

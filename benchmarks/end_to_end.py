@@ -33,10 +33,10 @@ from typing import Any
 
 import numpy as np
 from _load import Measured, closed_loop, post
+from _models import distinct_texts
 from bertopic_server import Address, TritonServer
 from bertopic_server._demo import _convert, _embedder, _split, _train
 from bertopic_server._demo.corpus import docstring_summaries
-from bertopic_server._texts import read_texts
 from rich.console import Console
 from rich.table import Table
 
@@ -107,11 +107,7 @@ def _arguments() -> argparse.Namespace:
 
 def _model(path: Path | None, column: str, folder: Path) -> tuple[Path, Path, list[str]]:
     """Trained model, converted repository, held-out texts."""
-    if path is None:
-        texts = docstring_summaries(Path(np.__file__).parents[1], 13_000)
-    else:
-        texts = list(dict.fromkeys(read_texts(path, column)))
-        np.random.default_rng(0).shuffle(texts)
+    texts = distinct_texts(path, column) if path else docstring_summaries(Path(np.__file__).parents[1], 13_000)
     training, held_out = _split(texts)
     work = folder / (path.stem if path else "docstrings")
     work.mkdir(parents=True, exist_ok=True)

@@ -26,11 +26,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _measure import processor
+from _models import distinct_texts
 from bertopic_engine._threads import available_threads
 from bertopic_engine.neighbors import ExactNeighbors, IndexNeighbors, build_index
 from bertopic_server._demo import _embedder
 from bertopic_server._demo.corpus import docstring_summaries
-from bertopic_server._texts import read_texts
 from numpy.typing import NDArray
 from rich.console import Console
 
@@ -108,7 +109,7 @@ def main() -> None:
             results[name] = _measure(build, rows, tuning, queries, cores)
         except (ModuleNotFoundError, RuntimeError) as error:
             console.print(f"skipped {name}: {error}", markup=False)
-    machine = f"{_processor()}, {cores} cores, Python {platform.python_version()}"
+    machine = f"{processor()}, {cores} cores, Python {platform.python_version()}"
     title = f"{len(rows):,} rows of {rows.shape[1]}, {len(queries.rows):,} queries, k = {K}, cosine; {machine}"
     print(f"\n{title}\n\n{_markdown(results)}")
     if arguments.out is not None:
@@ -135,8 +136,7 @@ def _embeddings(arguments: argparse.Namespace) -> Rows:
         if arguments.texts is None:
             texts = docstring_summaries(Path(np.__file__).parents[1])
         else:
-            texts = list(dict.fromkeys(read_texts(arguments.texts, arguments.column)))
-            np.random.default_rng(0).shuffle(texts)
+            texts = distinct_texts(arguments.texts, arguments.column)
         console.print(f"embedding {len(texts):,} texts")
         path.parent.mkdir(parents=True, exist_ok=True)
         np.save(path, SentenceTransformer(str(_embedder()), device="cpu").encode(texts, batch_size=64))
@@ -390,11 +390,6 @@ def _markdown(results: dict[str, Measured]) -> str:
             f"| {m.build_s:.1f} | {m.megabytes:.0f} | {'yes' if m.batch_invariant else 'no'} |"
         )
     return "\n".join(lines)
-
-
-def _processor() -> str:
-    names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    return names[0].split(": ", 1)[1] if names else platform.machine()
 
 
 def _versions() -> Iterator[tuple[str, str]]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from bertopic_engine.topics import OUTLIER
 from numpy.typing import NDArray
 
 from ._exceptions import ConversionError, DimensionMismatch
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str], None]
 
-OUTLIER = -1
 # Share of runs on their consensus, from the least stable rows to those on which all runs agree.
 _STABILITY = (("under 50%", 0.0), ("50 to 74%", 0.5), ("75 to 99%", 0.75), ("all", 1.0))
 _ROWS_AT_ONCE = 256

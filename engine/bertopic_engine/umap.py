@@ -83,10 +83,11 @@ class UmapTransform:
         self.neighbors = neighbors
         self._embedding = np.ascontiguousarray(embedding, np.float32)
         self._unplaced = ~np.isfinite(self._embedding).all(axis=1)
+        placed = self.placed
         self._field = field
         if field is None and parameters.layout == "mean_field":
-            self._field = every_point(self.placed)
-        self._outside = self.placed.max(axis=0) + 2 * np.ptp(self.placed, axis=0)
+            self._field = every_point(placed)
+        self._outside = placed.max(axis=0) + 2 * np.ptp(placed, axis=0)
 
     @property
     def dim(self) -> int:
