@@ -46,12 +46,10 @@ def write_model(root: Path, name: str, model: str, dims: dict[str, int], *, onnx
     from google.protobuf import text_format
 
     config = read_config(model)
-    _rename(config, name)
+    config.name = f"{name}-{model}"
     for tensor in [*config.input, *config.output]:
-        # An ECHO is as long as what it echoes.
-        depends_on = config.input[0].name if tensor.name == "ECHO" else tensor.name
-        if depends_on in dims:
-            tensor.dims[:] = [dims[depends_on]]
+        if tensor.name in dims:
+            tensor.dims[:] = [dims[tensor.name]]
     version: Path = root / config.name / "1"
     shutil.copytree(TEMPLATES / f"{TEMPLATE_NAME}-{model}" / "1", version, ignore=shutil.ignore_patterns("__pycache__"))
     if model == "bert" and onnxruntime_backend:
@@ -59,18 +57,6 @@ def write_model(root: Path, name: str, model: str, dims: dict[str, int], *, onnx
         (version / "model.py").unlink()
     (version.parent / "config.pbtxt").write_text(text_format.MessageToString(config), encoding="utf-8")
     return version
-
-
-def _rename(config: Any, name: str) -> None:
-    def renamed(model: str) -> str:
-        return model.replace(TEMPLATE_NAME, name, 1)
-
-    config.name = renamed(config.name)
-    for step in config.ensemble_scheduling.step:
-        step.model_name = renamed(step.model_name)
-    for parameter in config.parameters.values():
-        if parameter.string_value.startswith(f"{TEMPLATE_NAME}-"):
-            parameter.string_value = renamed(parameter.string_value)
 
 
 def _use_onnxruntime_backend(config: Any) -> None:

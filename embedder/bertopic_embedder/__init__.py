@@ -3,7 +3,8 @@
 from ._encoder import Embedder, OnnxEncoder
 from ._exceptions import EmbedderError, InvalidText, UnreadableEmbedder, UnsupportedEmbedder, VerificationError
 from ._export import EmbedderReport, export
-from ._tokenizer import Call, TokenBatch, Tokenizer, decode, in_order
+from ._remote import TritonEncoder, triton_embedder
+from ._tokenizer import Call, Plan, TokenBatch, Tokenizer, decode
 
 __all__ = [
     "Call",
@@ -12,12 +13,14 @@ __all__ = [
     "EmbedderReport",
     "InvalidText",
     "OnnxEncoder",
+    "Plan",
     "TokenBatch",
     "Tokenizer",
+    "TritonEncoder",
     "UnreadableEmbedder",
     "UnsupportedEmbedder",
     "VerificationError",
     "decode",
     "export",
-    "in_order",
+    "triton_embedder",
 ]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ._exceptions import UnreadableEmbedder
-from ._tokenizer import Tokenizer, in_order
+from ._tokenizer import Call, Plan, Tokenizer
 
 GRAPH = "model.onnx"
 
@@ -66,39 +67,52 @@ class OnnxEncoder:
         return cls(session)
 
 
+class Encoder(Protocol):
+    """From token ids and their mask, int64 [n, length], to embeddings, float32 [n, dim]."""
+
+    def encode(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> NDArray[np.float32]: ...
+
+
 class Embedder:
-    """Texts to embeddings in process.
+    """Texts to embeddings.
 
     Parameters
     ----------
     tokenizer : Tokenizer
-    encoder : OnnxEncoder
+    encoder : Encoder
+    side_by_side : int
+        Calls of the encoder to make at the same time.
     """
 
-    def __init__(self, tokenizer: Tokenizer, encoder: OnnxEncoder) -> None:
+    def __init__(self, tokenizer: Tokenizer, encoder: Encoder, *, side_by_side: int = 1) -> None:
         self.tokenizer = tokenizer
         self.encoder = encoder
+        self.side_by_side = side_by_side
+        self._threads = ThreadPoolExecutor(side_by_side, thread_name_prefix="bertopic-embedder")
 
-    def encode(self, texts: list[str], *, batch_size: int = 64) -> NDArray[np.float32]:
-        """Embeddings of texts; a text's embedding does not depend on the batch.
-
-        Parameters
-        ----------
-        texts : list of str
-            At least one.
-        batch_size : int
-            Most texts to encode in one call; fewer, where their lengths differ much.
+    def encode(self, texts: list[str]) -> NDArray[np.float32]:
+        """Embeddings of texts, of which there is at least one; a text's embedding does not depend on the others.
 
         Returns
         -------
         float32 [n, dim]
         """
-        batches = [texts[start : start + batch_size] for start in range(0, len(texts), batch_size)]
-        return np.concatenate([self._encode(batch) for batch in batches])
+        return self.run(self.plan(texts))
 
-    def _encode(self, texts: list[str]) -> NDArray[np.float32]:
-        calls = self.tokenizer.plan(texts)
-        return in_order(calls, [self.encoder.encode(*call.tokens) for call in calls])
+    def plan(self, texts: list[str]) -> Plan:
+        """How to encode `texts`, of which there is at least one."""
+        return self.tokenizer.plan(texts, side_by_side=self.side_by_side)
+
+    def run(self, plan: Plan) -> NDArray[np.float32]:
+        """Embeddings of a plan's texts, float32 [n, dim]."""
+        if len(plan.calls) == 1:
+            embeddings = [self._call(plan.calls[0])]
+        else:
+            embeddings = list(self._threads.map(self._call, plan.calls))
+        return plan.in_order(embeddings)
+
+    def _call(self, call: Call) -> NDArray[np.float32]:
+        return self.encoder.encode(*call.tokens)
 
     @classmethod
     def load(cls, folder: Path, *, threads: int = 1) -> Embedder:

@@ -4,7 +4,7 @@ EmbedderError
 ├── UnsupportedEmbedder   a sentence-transformers model with a module or option that cannot be exported
 ├── VerificationError     the exported graph gives other embeddings than sentence-transformers
 ├── UnreadableEmbedder    the folder does not hold what `export` writes, or no model could be loaded
-└── InvalidText           bytes that are not UTF-8
+└── InvalidText           bytes that are not UTF-8, or too many
 """
 
 
@@ -25,4 +25,4 @@ class UnreadableEmbedder(EmbedderError):
 
 
 class InvalidText(EmbedderError, ValueError):
-    """Bytes that are not UTF-8."""
+    """Bytes that are not UTF-8, or too many."""

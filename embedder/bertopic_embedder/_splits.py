@@ -26,7 +26,7 @@ def padded_length(length: Length) -> Length:
 
 
 def split_by_length(
-    lengths: NDArray[np.int64], *, padding_is_removed: bool, side_by_side: int = 1
+    lengths: NDArray[np.int64], *, padding_is_removed: bool, side_by_side: int = 1, largest: int = 64
 ) -> list[NDArray[np.intp]]:
     """Groups of texts to encode together, such that padding and calls cost least.
 
@@ -38,16 +38,18 @@ def split_by_length(
         By the graph, so that padding costs attention only.
     side_by_side : int
         Calls that can run at the same time: groups are halved until there are as many, if they are large enough.
+    largest : int
+        Most texts of a group.
 
     Returns
     -------
     list of intp arrays
         Indices into `lengths`, every one once; each group of neighbouring lengths.
     """
-    groups = _cheapest_groups(lengths, padding_is_removed)
+    whole_groups = _cheapest_groups(lengths, padding_is_removed)
+    groups = [part for group in whole_groups for part in np.array_split(group, -(-len(group) // largest))]
     while groups and len(groups) < side_by_side:
-        largest = max(range(len(groups)), key=lambda i: len(groups[i]))
-        whole = groups.pop(largest)
+        whole = groups.pop(max(range(len(groups)), key=lambda i: len(groups[i])))
         if len(whole) < 2 * _FEWEST:
             return [*groups, whole]
         # Every other text, so that the halves take equally long.

@@ -14,6 +14,8 @@ from ._splits import padded_length, split_by_length
 
 SETTINGS = "embedder.json"
 TOKENIZER = "tokenizer.json"
+# Tokenising a text takes time for all of it, although the model reads only its beginning.
+LONGEST_TEXT = 1_000_000
 
 
 class TokenBatch(NamedTuple):
@@ -44,6 +46,34 @@ class Call(NamedTuple):
     tokens: TokenBatch
 
 
+class Plan(NamedTuple):
+    """A batch of texts, shared out over calls of the network."""
+
+    calls: list[Call]
+    n_truncated: int
+    """texts longer than the model reads"""
+
+    @property
+    def n_texts(self) -> int:
+        return sum(len(call.rows) for call in self.calls)
+
+    @property
+    def n_tokens(self) -> int:
+        return sum(int(call.tokens.attention_mask.sum()) for call in self.calls)
+
+    @property
+    def n_padding(self) -> int:
+        """Tokens that only fill rows up to the length of the longest."""
+        return sum(call.tokens.attention_mask.size for call in self.calls) - self.n_tokens
+
+    def in_order(self, embeddings: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+        """The answers to the calls in the order of the texts, float32 [n, dim]."""
+        joined = np.concatenate(embeddings)
+        ordered = np.empty_like(joined)
+        ordered[np.concatenate([call.rows for call in self.calls])] = joined
+        return ordered
+
+
 class Tokenizer:
     """Turns texts into token ids.
 
@@ -60,15 +90,21 @@ class Tokenizer:
 
     def __init__(self, tokenizer: Any, *, pad_id: int = 0, prompt: str = "", padding_is_removed: bool = False) -> None:
         self._tokenizer = tokenizer
+        self._limit = tokenizer.truncation["max_length"] if tokenizer.truncation else None
         self._pad_id = pad_id
         self._prompt = prompt
         self._padding_is_removed = padding_is_removed
 
     def tokenize(self, texts: list[str]) -> TokenBatch:
         """Token ids of texts; a text beyond the model's limit is cut there."""
-        if self._prompt:
-            texts = [self._prompt + text for text in texts]
-        rows = [encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts)]
+        return self._padded([encoding.ids for encoding in self._encodings(texts)])
+
+    def _encodings(self, texts: list[str]) -> list[Any]:
+        prompted = [self._prompt + text for text in texts] if self._prompt else texts
+        encodings: list[Any] = self._tokenizer.encode_batch_fast(prompted)
+        return encodings
+
+    def _padded(self, rows: list[list[int]]) -> TokenBatch:
         longest = max([1, *map(len, rows)])
         shape = (len(rows), padded_length(longest))
         input_ids = np.full(shape, self._pad_id, np.int64)
@@ -78,7 +114,7 @@ class Tokenizer:
             attention_mask[i, : len(row)] = 1
         return TokenBatch(input_ids, attention_mask)
 
-    def plan(self, texts: list[str], *, side_by_side: int = 1) -> list[Call]:
+    def plan(self, texts: list[str], *, side_by_side: int = 1) -> Plan:
         """Token ids of texts, shared out over calls of the network such that together they take least time.
 
         Parameters
@@ -87,10 +123,16 @@ class Tokenizer:
         side_by_side : int
             Calls that can run at the same time.
         """
-        tokens = self.tokenize(texts)
+        encodings = self._encodings(texts)
+        tokens = self._padded([encoding.ids for encoding in encodings])
         lengths = tokens.lengths()
         groups = split_by_length(lengths, padding_is_removed=self._padding_is_removed, side_by_side=side_by_side)
-        return [Call(rows, tokens.take(rows)) for rows in groups]
+        n_truncated = sum(map(self._is_truncated, encodings))
+        return Plan([Call(rows, tokens.take(rows)) for rows in groups], n_truncated)
+
+    def _is_truncated(self, encoding: Any) -> bool:
+        # What was cut off is costly to ask for, so only where something can have been.
+        return self._limit is not None and len(encoding.ids) >= self._limit and bool(encoding.overflowing)
 
     @classmethod
     def load(cls, folder: Path) -> Tokenizer:
@@ -119,14 +161,6 @@ class Tokenizer:
         )
 
 
-def in_order(calls: list[Call], embeddings: list[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """The answers to the calls of `Tokenizer.plan` in the order of its texts, float32 [n, dim]."""
-    joined = np.concatenate(embeddings)
-    ordered = np.empty_like(joined)
-    ordered[np.concatenate([call.rows for call in calls])] = joined
-    return ordered
-
-
 def read_settings(folder: Path) -> dict[str, Any]:
     """What `export` wrote of the embedder beside its graph; raises UnreadableEmbedder."""
     path = folder / SETTINGS
@@ -147,15 +181,21 @@ def decode(texts: NDArray[np.object_]) -> list[str]:
     Raises
     ------
     InvalidText
-        Names the row that is not UTF-8.
+        Names the row that is not UTF-8, or longer than LONGEST_TEXT.
     """
-    decoded = []
-    for row, data in enumerate(texts.reshape(-1)):
-        try:
-            decoded.append(data.decode())
-        except UnicodeDecodeError as error:
-            raise InvalidText(
-                f"row {row} is not UTF-8: byte {data[error.start]:#04x} at position {error.start}. "
-                "Encode texts as UTF-8."
-            ) from error
-    return decoded
+    return [_decode(row, data) for row, data in enumerate(texts.reshape(-1))]
+
+
+def _decode(row: int, data: bytes) -> str:
+    if len(data) > LONGEST_TEXT:
+        raise InvalidText(
+            f"row {row} has {len(data):,} bytes, expected at most {LONGEST_TEXT:,}. The embedding model reads "
+            "only the beginning of a text: cut it."
+        )
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidText(
+            f"row {row} is not UTF-8: byte {data[error.start]:#04x} at position {error.start}. "
+            "Encode texts as UTF-8."
+        ) from error

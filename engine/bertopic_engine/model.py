@@ -49,6 +49,11 @@ class TopicModel:
         """
         return Topics(*self.topics.predict(self.umap.transform(embeddings)))
 
+    @classmethod
+    def load(cls, umap: Path, hdbscan: Path) -> TopicModel:
+        """Read what `UmapTransform.save` and `TopicPredictor.save` wrote into two folders."""
+        return cls(UmapTransform.load(umap), TopicPredictor.load(hdbscan))
+
 
 def load(repository: str | Path, name: str = "BERTopic") -> TopicModel:
     """Load a converted model from its repository, after checking its files.
@@ -67,7 +72,4 @@ def load(repository: str | Path, name: str = "BERTopic") -> TopicModel:
     """
     root = Path(repository)
     verify_files(root, name)
-    return TopicModel(
-        UmapTransform.load(root / f"{name}-umap" / "1"),
-        TopicPredictor.load(root / f"{name}-hdbscan" / "1"),
-    )
+    return TopicModel.load(root / f"{name}-umap" / "1", root / f"{name}-hdbscan" / "1")

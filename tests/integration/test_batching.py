@@ -20,7 +20,7 @@ def _counts(server: Any, model: str) -> tuple[int, int]:
 def test_texts_of_different_lengths_share_batches(server: Any, trained: Any) -> None:
     texts = trained.texts[:1024]
     assert len({len(text.split()) for text in texts}) > 10
-    before = _counts(server, "BERTopic-embedder")
+    before = _counts(server, "BERTopic-text")
     failed: list[Exception] = []
     free = threading.Semaphore(CONCURRENCY)
 
@@ -37,7 +37,7 @@ def test_texts_of_different_lengths_share_batches(server: Any, trained: Any) -> 
         for _ in range(CONCURRENCY):
             free.acquire()
 
-    after = _counts(server, "BERTopic-embedder")
+    after = _counts(server, "BERTopic-text")
     rows, executions = after[0] - before[0], after[1] - before[1]
     assert not failed
     assert rows == len(texts)

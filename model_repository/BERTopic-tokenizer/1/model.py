@@ -1,30 +1,27 @@
 """Text to the token ids that the embedder's graph takes."""
 
-from pathlib import Path
-
+import numpy as np
 import triton_python_backend_utils as pb_utils
-from bertopic_embedder import InvalidText, Tokenizer, decode
+from bertopic_embedder import Tokenizer, decode
+from bertopic_engine.serving import Computed, Endpoint, sibling
 
 
 class TritonPythonModel:
     def initialize(self, args):
-        self.tokenizer = Tokenizer.load(Path(args["model_repository"]) / args["model_version"])
+        self.tokenizer = Tokenizer.load(sibling(args, "tokenizer"))
+        self.endpoint = Endpoint(pb_utils, args, check=decode, compute=self.compute)
 
     def execute(self, requests):
-        return [self._answer(pb_utils.get_input_tensor_by_name(request, "TEXT").as_numpy()) for request in requests]
+        return self.endpoint.execute(requests)
 
-    def _answer(self, texts):
-        try:
-            tokens = self.tokenizer.tokenize(decode(texts))
-        except InvalidText as error:
-            return _refused(error)
-        return pb_utils.InferenceResponse(
-            [
-                pb_utils.Tensor("INPUT_IDS", tokens.input_ids),
-                pb_utils.Tensor("ATTENTION_MASK", tokens.attention_mask),
-            ]
-        )
+    def compute(self, texts):
+        tokens = self.tokenizer.tokenize(decode(texts))
 
+        # A request's answer is as long as its own longest text.
+        def of(rows):
+            return tokens.take(np.arange(rows.start, rows.stop))
 
-def _refused(error):
-    return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG))
+        return {
+            "INPUT_IDS": Computed(lambda rows: of(rows).input_ids),
+            "ATTENTION_MASK": Computed(lambda rows: of(rows).attention_mask),
+        }

@@ -17,3 +17,9 @@ def test_the_row_and_the_byte_are_named() -> None:
     array = np.array([[b"fine"], [b"caf\xe9"]], dtype=np.object_)
     with pytest.raises(InvalidText, match=r"row 1 is not UTF-8: byte 0xe9 at position 3"):
         decode(array)
+
+
+def test_a_text_that_would_take_long_to_tokenise_is_refused() -> None:
+    array = np.array([[b"fine"], [b"x" * 1_000_001]], dtype=np.object_)
+    with pytest.raises(InvalidText, match=r"row 1 has 1,000,001 bytes, expected at most 1,000,000"):
+        decode(array)
