@@ -201,7 +201,8 @@ def load_neighbors(folder: Path) -> Neighbors:
     path = folder / _INDEX
     require_file(path)
     try:
-        index = faiss.read_index(str(path))
+        # Mapped, so that processes that serve the same model share its memory.
+        index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
     except RuntimeError as error:
         raise StorageError(f"{path} is not a readable faiss index ({error}). Convert the model again.") from error
     return IndexNeighbors(index, settings["metric"], settings["recall"])
