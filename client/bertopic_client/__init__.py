@@ -5,8 +5,10 @@
 ...     client.predict(["the graph has no cycles"]).labels
 """
 
+from ._async_client import AsyncTopicClient
 from ._client import TopicClient
 from ._exceptions import (
+    AccessDenied,
     ClientClosed,
     ConnectionFailed,
     InvalidInput,
@@ -18,9 +20,12 @@ from ._exceptions import (
     UnknownModel,
 )
 from ._prediction import Prediction, TopicAssignment
+from ._security import Tls
 from ._topics import Keyword, Topic
 
 __all__ = [
+    "AccessDenied",
+    "AsyncTopicClient",
     "ClientClosed",
     "ConnectionFailed",
     "InvalidInput",
@@ -29,6 +34,7 @@ __all__ = [
     "Prediction",
     "ServerError",
     "Timeout",
+    "Tls",
     "Topic",
     "TopicAssignment",
     "TopicClient",

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from types import TracebackType
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from ._address import Address
-from ._core import BaseTopicClient, Question
-from ._exceptions import ClientClosed, TopicClientError
-from ._prediction import Output, Prediction
+from ._core import CHUNK_ROWS, BaseTopicClient, OnError, Question, check_stream
+from ._exceptions import InvalidInput, TopicClientError
+from ._prediction import Output, Prediction, TopicAssignment
 from ._requests import Request
-from ._retry import Attempts
+from ._security import Credentials, Tls
 from ._topics import Topic
 
 T = TypeVar("T")
@@ -30,30 +32,39 @@ class Transport(Protocol):
     def close(self) -> None: ...
 
 
-class TopicClient(BaseTopicClient):
-    """Topics of texts and embeddings, from a Triton server that serves a BERTopic model.
+class TopicClient(BaseTopicClient[Transport]):
+    """Topics of texts and embeddings, from Triton servers that serve a BERTopic model.
 
     May be shared by threads. Connects when first used; a `with` block, or `close`, disconnects.
 
     Parameters
     ----------
-    url : str
+    url : str or sequence of str
         `grpc://host:port` or `http://host:port`, over TLS `grpcs://` or `https://`. Without a port it is
-        Triton's own (8001 for gRPC, 8000 for HTTP), or 443 over TLS. HTTP URLs may have a path.
+        Triton's own (8001 for gRPC, 8000 for HTTP), or 443 over TLS. HTTP URLs may have a path. Of several
+        servers, each request goes to the least busy one; one that fails is left out for a while.
     model : str
         The name that the model was converted under.
     timeout : float
-        Seconds that one request may take, its repetitions included. An input larger than the server's
-        `max_batch_size` takes several requests.
+        Seconds that one request may take, its repetitions included. An input larger than the server
+        takes at once is several requests.
+    attempt_timeout : float, optional
+        Seconds after which a request that was not answered is sent again, within `timeout`. Without it only
+        `timeout` ends a request to a server that hangs.
     retries : int
-        How often a request is repeated after a broken connection, or when the server turned it away for now.
+        How often a request is repeated after a broken connection, after `attempt_timeout`, or when the server
+        turned it away for now; by another server if there is one.
     max_in_flight : int
-        How many requests of large inputs are under way at once.
+        How many requests of large inputs and of streams are under way at once.
+    tls : Tls, optional
+        Certificates for `grpcs://` and `https://`.
+    headers : mapping of str to str, optional
+        Sent with every request, in gRPC as metadata: `{"authorization": "Bearer …"}`.
 
     Raises
     ------
     InvalidInput
-        A URL without a scheme, or a number out of range.
+        A URL without a scheme, a number out of range, or certificates that cannot be read.
 
     Examples
     --------
@@ -64,17 +75,18 @@ class TopicClient(BaseTopicClient):
 
     def __init__(
         self,
-        url: str = "grpc://localhost:8001",
+        url: str | Sequence[str] = "grpc://localhost:8001",
         *,
         model: str = "BERTopic",
         timeout: float = 30.0,
+        attempt_timeout: float | None = None,
         retries: int = 3,
         max_in_flight: int = 4,
+        tls: Tls | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(url, model, timeout, retries, max_in_flight)
-        self._transport = _transport(self._address)
+        super().__init__(url, model, timeout, attempt_timeout, retries, max_in_flight, tls, headers, _connect)
         self._threads = ThreadPoolExecutor(max_in_flight, thread_name_prefix="bertopic-client")
-        self._closed = False
 
     def predict(
         self, inputs: Sequence[str] | npt.NDArray[np.floating[Any]], *, outputs: Iterable[Output] = ()
@@ -91,7 +103,7 @@ class TopicClient(BaseTopicClient):
         Returns
         -------
         Prediction
-            In the order of `inputs`.
+            In the order of `inputs`, all by one version of the model.
 
         Raises
         ------
@@ -99,6 +111,45 @@ class TopicClient(BaseTopicClient):
             One of this package's named errors. Nothing is returned unless all rows were answered.
         """
         return self._ask(self._predict(inputs, outputs))
+
+    @overload
+    def predict_stream(
+        self, inputs: Iterable[str] | Iterable[npt.NDArray[np.floating[Any]]], *, on_error: Literal["raise"] = ...
+    ) -> Iterator[TopicAssignment]: ...
+
+    @overload
+    def predict_stream(
+        self, inputs: Iterable[str] | Iterable[npt.NDArray[np.floating[Any]]], *, on_error: Literal["return"]
+    ) -> Iterator[TopicAssignment | InvalidInput]: ...
+
+    def predict_stream(
+        self, inputs: Iterable[str] | Iterable[npt.NDArray[np.floating[Any]]], *, on_error: OnError = "raise"
+    ) -> Iterator[TopicAssignment] | Iterator[TopicAssignment | InvalidInput]:
+        """Topics of any number of rows, read as they are needed and handed out in order.
+
+        Reads ahead by 1,024 rows for each request that may be in flight, and holds no more.
+
+        Parameters
+        ----------
+        inputs : iterable of str, or of floating-point arrays [dim]
+            Read in the thread that asks for the results.
+        on_error : {'raise', 'return'}
+            What becomes of a row that has no answer: its error ends the stream, or takes the row's place in it.
+
+        Yields
+        ------
+        TopicAssignment
+            One for each row; with 'return', an `InvalidInput` for each row that was refused.
+
+        Raises
+        ------
+        TopicClientError
+            As `predict` does; rows are counted from the start of the stream. Errors other than `InvalidInput`
+            end the stream always.
+        """
+        self._check_open()
+        check_stream(inputs, on_error)
+        return self._stream(iter(inputs), on_error)
 
     def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """Embeddings of texts, float32 [n, dim]; [0, 0] for no texts. Raises as `predict` does."""
@@ -112,18 +163,16 @@ class TopicClient(BaseTopicClient):
         return self._ask(self._topics())
 
     def is_ready(self) -> bool:
-        """Whether every model that this client asks can answer now; False too where nobody answers."""
+        """Whether a server can answer now with every model that this client asks; False too where nobody answers."""
         self._check_open()
-        try:
-            return all(self._transport.send(request, self._timeout) for request in self._readiness())
-        except TopicClientError:
-            return False
+        return any(self._is_ready(transport) for transport in self._servers)
 
     def close(self) -> None:
         """Disconnect, once requests under way are answered."""
         self._closed = True
         self._threads.shutdown()
-        self._transport.close()
+        for transport in self._servers:
+            transport.close()
 
     def __enter__(self) -> TopicClient:
         return self
@@ -138,12 +187,33 @@ class TopicClient(BaseTopicClient):
         try:
             requests = next(question)
             while True:
-                requests = question.send(self._send_all(requests))
+                try:
+                    answers = self._send_all(requests)
+                except TopicClientError as error:
+                    requests = question.throw(error)
+                else:
+                    requests = question.send(answers)
         except StopIteration as end:
             result: T = end.value
             return result
 
-    def _send_all(self, requests: list[Request]) -> list[Any]:
+    def _stream(self, inputs: Iterator[object], on_error: OnError) -> Iterator[Any]:
+        # Twice as many chunks as can be asked about: those behind a slow one get on meanwhile.
+        window: deque[Future[list[TopicAssignment | InvalidInput]]] = deque()
+        first = 0
+        try:
+            while chunk := list(islice(inputs, CHUNK_ROWS)):
+                window.append(self._threads.submit(self._ask, self._assign(chunk, first, on_error)))
+                first += len(chunk)
+                while window and (len(window) >= 2 * self._max_in_flight or window[0].done()):
+                    yield from window.popleft().result()
+            while window:
+                yield from window.popleft().result()
+        finally:
+            for future in window:
+                future.cancel()
+
+    def _send_all(self, requests: Sequence[Request]) -> list[Any]:
         if len(requests) == 1:
             # A lone request is spared the way through another thread.
             return [self._send(requests[0])]
@@ -155,25 +225,26 @@ class TopicClient(BaseTopicClient):
                 future.cancel()
 
     def _send(self, request: Request) -> Any:
-        attempts = Attempts(self._retries, self._timeout)
+        attempts = self._attempts()
         while True:
-            try:
-                return self._transport.send(request, attempts.time_left())
-            except TopicClientError as error:
-                pause = attempts.pause_after(error)
-            time.sleep(pause)
+            with attempts as (transport, timeout):
+                return transport.send(request, timeout)
+            time.sleep(attempts.pause)
+            self._check_open()
 
-    def _check_open(self) -> None:
-        if self._closed:
-            raise ClientClosed(f"{self!r} is closed: make a new one.")
+    def _is_ready(self, transport: Transport) -> bool:
+        try:
+            return all(transport.send(request, self._timeout) for request in self._readiness())
+        except TopicClientError:
+            return False
 
 
-def _transport(address: Address) -> Transport:
+def _connect(address: Address, credentials: Credentials) -> Transport:
     # Either protocol's libraries take a while to import, and only one of them is needed.
     if address.is_grpc:
         from ._grpc import GrpcTransport
 
-        return GrpcTransport(address)
+        return GrpcTransport(address, credentials)
     from ._http import HttpTransport
 
-    return HttpTransport(address)
+    return HttpTransport(address, credentials)

@@ -3,10 +3,11 @@
 TopicClientError
 ├── InvalidInput           what was given has no answer: found here, or refused by the server
 ├── UnknownModel           the server has no model of that name
-├── Timeout                no answer in time
+├── AccessDenied           the server, or a proxy before it, asks for other credentials
+├── Timeout                no answer in time                                              (tried again)
 ├── Unavailable            turned away for now: a full queue, a server that is stopping   (tried again)
 │   ├── ConnectionFailed   nobody answers at the URL, or the connection broke             (tried again)
-│   └── NotReady           the model is not loaded: not yet, or no longer                 (tried again)
+│   └── NotReady           the model cannot answer: not loaded yet, no longer, or it died (tried again)
 ├── ServerError            the server failed, or answered something that is no answer
 └── ClientClosed           the client was used after `close`
 """
@@ -29,11 +30,23 @@ class TopicClientError(Exception):
 
 
 class InvalidInput(TopicClientError, ValueError):
-    """What was given has no answer: found before sending, or refused by the server."""
+    """What was given has no answer: found before sending, or refused by the server.
+
+    Attributes
+    ----------
+    row : int or None
+        Which row of the input it is, counted from 0, where one row is known to be the cause.
+    """
+
+    row: int | None = None
 
 
 class UnknownModel(TopicClientError, LookupError):
     """The server has no model of that name."""
+
+
+class AccessDenied(TopicClientError, PermissionError):
+    """The server, or a proxy before it, asks for other credentials."""
 
 
 class Timeout(TopicClientError, TimeoutError):
@@ -49,7 +62,7 @@ class ConnectionFailed(Unavailable, ConnectionError):
 
 
 class NotReady(Unavailable):
-    """The model is known but not loaded: not yet, or no longer."""
+    """The model is known but cannot answer: not loaded yet, no longer, or its process died."""
 
 
 class ServerError(TopicClientError):

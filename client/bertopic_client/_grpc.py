@@ -9,7 +9,8 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from ._address import Address
 from ._outcomes import from_grpc
-from ._requests import Infer, Readiness, Request, RowLimit
+from ._requests import Answer, Infer, Readiness, Request, RowLimit, row_limit
+from ._security import Credentials
 
 CHANNEL_OPTIONS = [
     ("grpc.max_send_message_length", -1),
@@ -27,27 +28,57 @@ def encode(request: Infer) -> dict[str, Any]:
         tensor = triton.InferInput(name, values.shape, np_to_triton_dtype(values.dtype))
         inputs.append(tensor.set_data_from_numpy(values))
     outputs = [triton.InferRequestedOutput(name) for name in request.outputs]
-    return {"model_name": request.model, "inputs": inputs, "outputs": outputs}
+    return {
+        "model_name": request.model,
+        "model_version": request.version,
+        "inputs": inputs,
+        "outputs": outputs,
+    }
+
+
+def decode(request: Infer, result: triton.InferResult) -> Answer:
+    """The answer in what tritonclient's `infer` returns."""
+    return request.collect(result.as_numpy, result.get_response().model_version)
+
+
+def decode_row_limit(answer: Any) -> int:
+    """The limit in what tritonclient's `get_model_config` returns."""
+    config = answer.config
+    return row_limit(config.max_batch_size, config.parameters["max_rows"].string_value)
+
+
+def channel(credentials: Credentials, address: Address) -> dict[str, Any]:
+    """The arguments of tritonclient's `InferenceServerClient`."""
+    tls = credentials.tls
+    return {
+        "url": address.netloc,
+        "ssl": address.is_secure,
+        "root_certificates": tls.ca,
+        "certificate_chain": tls.certificate,
+        "private_key": tls.key,
+        "channel_args": CHANNEL_OPTIONS,
+    }
 
 
 class GrpcTransport:
     """One channel, shared by all threads."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, credentials: Credentials) -> None:
         self._address = address
-        self._server = triton.InferenceServerClient(address.netloc, ssl=address.is_secure, channel_args=CHANNEL_OPTIONS)
+        self._headers = credentials.headers
+        self._server = triton.InferenceServerClient(**channel(credentials, address))
 
     def send(self, request: Request, timeout: float) -> Any:
         """Ask once; `timeout` in seconds. Raises a `TopicClientError`."""
+        how: dict[str, Any] = {"client_timeout": timeout, "headers": self._headers}
         try:
             match request:
                 case Infer():
-                    answer = self._server.infer(**encode(request), client_timeout=timeout)
-                    return request.collect(answer.as_numpy)
+                    return decode(request, self._server.infer(**encode(request), **how))
                 case RowLimit(model):
-                    return self._server.get_model_config(model, client_timeout=timeout).config.max_batch_size
+                    return decode_row_limit(self._server.get_model_config(model, **how))
                 case Readiness(model):
-                    return self._server.is_model_ready(model, client_timeout=timeout)
+                    return self._server.is_model_ready(model, **how)
         except InferenceServerException as error:
             raise from_grpc(error, request, self._address, timeout) from error
 

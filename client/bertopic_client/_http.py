@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import selectors
-import ssl
 from collections import deque
 from contextlib import suppress
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
@@ -20,7 +19,8 @@ from tritonclient.utils import np_to_triton_dtype
 from ._address import Address
 from ._exceptions import ServerError
 from ._outcomes import from_connection, from_http
-from ._requests import Infer, Readiness, Request, RowLimit
+from ._requests import Infer, Readiness, Request, RowLimit, row_limit
+from ._security import Credentials
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 
@@ -57,32 +57,39 @@ def encode(request: Request) -> Message:
                 inputs.append(tensor.set_data_from_numpy(values, binary_data=True))
             outputs = [triton.InferRequestedOutput(name, binary_data=True) for name in request.outputs]
             body, header_length = triton.InferenceServerClient.generate_request_body(inputs, outputs)
+            if request.version:
+                path += f"/versions/{request.version}"
             return Message("POST", f"{path}/infer", body, {HEADER_LENGTH: str(header_length)})
 
 
-def decode(request: Request, response: Response) -> Any:
-    """The answer in a response of status 200; to whether a model is ready, in one of any status."""
+def decode(request: Request, response: Response, address: Address, timeout: float) -> Any:
+    """The answer in a response, or the `TopicClientError` that it comes to."""
     if isinstance(request, Readiness):
         return response.status == 200
+    if response.status != 200:
+        raise from_http(response.status, error_message(response.body), request, address, timeout)
     try:
         if isinstance(request, RowLimit):
-            return int(json.loads(response.body)["max_batch_size"])
+            config = json.loads(response.body)
+            max_rows = config.get("parameters", {}).get("max_rows", {}).get("string_value", "")
+            return row_limit(int(config["max_batch_size"]), max_rows)
         header_length = int(response.header_length)
-        answer = triton.InferenceServerClient.parse_response_body(response.body, header_length=header_length)
-    except (ValueError, KeyError, TypeError) as error:
+        result = triton.InferenceServerClient.parse_response_body(response.body, header_length=header_length)
+        return request.collect(result.as_numpy, str(result.get_response()["model_version"]))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ServerError(
             f"{request.model!r} was answered with {response.body[:100]!r}, which is not Triton's protocol. "
             "Does the URL lead to something else?"
         ) from error
-    return request.collect(answer.as_numpy)
 
 
 class HttpTransport:
     """As many connections as there are threads sending, kept open between requests."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, credentials: Credentials) -> None:
         self._address = address
-        self._tls = ssl.create_default_context() if address.is_secure else None
+        self._headers = credentials.headers
+        self._tls = credentials.context
         self._idle: deque[HTTPConnection] = deque()
 
     def send(self, request: Request, timeout: float) -> Any:
@@ -91,10 +98,7 @@ class HttpTransport:
             response = self._exchange(encode(request), timeout)
         except (OSError, HTTPException) as error:
             raise from_connection(error, request, self._address, timeout) from error
-        if response.status != 200 and not isinstance(request, Readiness):
-            message = error_message(response.body)
-            raise from_http(response.status, message, request, self._address, timeout)
-        return decode(request, response)
+        return decode(request, response, self._address, timeout)
 
     def close(self) -> None:
         with suppress(IndexError):
@@ -104,7 +108,8 @@ class HttpTransport:
     def _exchange(self, message: Message, timeout: float) -> Response:
         connection = self._connection(timeout)
         try:
-            connection.request(message.method, self._address.path + message.path, message.body, message.headers)
+            headers = self._headers | message.headers
+            connection.request(message.method, self._address.path + message.path, message.body, headers)
             response = connection.getresponse()
             body = response.read()
         except BaseException:
@@ -123,7 +128,7 @@ class HttpTransport:
                     return connection
                 connection.close()
         host, port = self._address.host, self._address.port
-        if self._tls:
+        if self._address.is_secure:
             return HTTPSConnection(host, port, timeout=timeout, context=self._tls)
         return HTTPConnection(host, port, timeout=timeout)
 

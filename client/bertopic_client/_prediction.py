@@ -35,6 +35,8 @@ class Prediction(Sequence[TopicAssignment]):
         The label of every topic in `topics`.
     outputs : mapping of str to array
         What else was asked for, by the name of the attribute.
+    model_version : str
+        Which version of the model answered all of it; empty where there is no row.
     """
 
     def __init__(
@@ -43,9 +45,11 @@ class Prediction(Sequence[TopicAssignment]):
         probabilities: npt.NDArray[np.float32],
         label_of: Mapping[int, str],
         outputs: Mapping[Output, npt.NDArray[np.float32]] | None = None,
+        model_version: str = "",
     ) -> None:
         self.topics = topics
         self.probabilities = probabilities
+        self.model_version = model_version
         self._label_of = label_of
         self._outputs = outputs or {}
 
@@ -92,7 +96,7 @@ class Prediction(Sequence[TopicAssignment]):
             topic = int(topics)
             return TopicAssignment(topic, float(self.probabilities[rows]), self._label_of[topic])
         outputs = {name: values[rows] for name, values in self._outputs.items()}
-        return Prediction(topics, self.probabilities[rows], self._label_of, outputs)
+        return Prediction(topics, self.probabilities[rows], self._label_of, outputs, self.model_version)
 
     def __iter__(self) -> Iterator[TopicAssignment]:
         return map(TopicAssignment, self.topics.tolist(), self.probabilities.tolist(), self.labels)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy.typing as npt
 
@@ -13,20 +13,29 @@ from ._exceptions import ServerError
 Tensors: TypeAlias = dict[str, npt.NDArray[Any]]
 
 
+class Answer(NamedTuple):
+    """What a model answered, and which version of it that was."""
+
+    tensors: Tensors
+    version: str
+
+
 @dataclass(frozen=True)
 class Infer:
-    """One inference: answered with `Tensors`, one for each name in `outputs`.
+    """One inference: answered with an `Answer`, which has a tensor for each name in `outputs`.
 
-    `part` says which rows of the user's input these are, if they are rows of one.
+    `rows` says which rows of the user's input these are, if they are rows of one. `version` is the version
+    of the model that is to answer, the newest if it is empty.
     """
 
     model: str
     inputs: Mapping[str, npt.NDArray[Any]]
     outputs: tuple[str, ...]
-    part: slice | None = None
+    rows: Sequence[int] = ()
+    version: str = ""
 
-    def collect(self, tensor: Callable[[str], npt.NDArray[Any] | None]) -> Tensors:
-        """The outputs, each taken with `tensor(name)`.
+    def collect(self, tensor: Callable[[str], npt.NDArray[Any] | None], version: str) -> Answer:
+        """The outputs, each taken with `tensor(name)`, as `version` of the model answered them.
 
         Raises
         ------
@@ -39,14 +48,22 @@ class Infer:
             if values is None:
                 raise ServerError(f"{self.model!r} answered without {name}, which it was asked for.")
             found[name] = values
-        return found
+        return Answer(found, version)
 
 
 @dataclass(frozen=True)
 class RowLimit:
-    """How many rows a request may have: answered with `max_batch_size`, int."""
+    """How many rows a request may have: answered with `row_limit`."""
 
     model: str
+
+
+def row_limit(max_batch_size: int, max_rows: str) -> int:
+    """The rows that a request may have, by a model's config: its parameter `max_rows`, where there is one.
+
+    Triton itself refuses more than `max_batch_size`, which is how much of several requests a model takes at once.
+    """
+    return int(max_rows) if max_rows else max(1, max_batch_size)
 
 
 @dataclass(frozen=True)

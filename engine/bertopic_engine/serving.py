@@ -27,6 +27,7 @@ COUNTERS = {
     "bertopic_truncated_texts_total": "Texts longer than the embedding model reads",
     "bertopic_rows_total": "Rows that were given a topic",
     "bertopic_outliers_total": "Rows among them that belong to no topic",
+    "bertopic_invalid_requests_total": "Requests refused because what they held has no answer",
     "bertopic_turned_away_total": "Requests turned away because too many were waiting",
     "bertopic_topic_rows_total": "Rows given each of the largest topics; the others together are 'other'",
 }
@@ -165,6 +166,7 @@ class Endpoint:
 
     def _answer(self, requests: Sequence[Any], arrays: Sequence[NDArray[Any]]) -> list[Any]:
         batch, parts = stack(arrays, self._check, max_rows=self._max_rows)
+        self.count("bertopic_invalid_requests_total", sum(part.error is not None for part in parts))
         try:
             outputs = {} if batch is None else self._compute(batch)
         except self._pb_utils.TritonModelException as error:

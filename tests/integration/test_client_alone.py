@@ -14,9 +14,13 @@ ROOT = Path(__file__).parents[2]
 TEXTS = [f"{word} number {i}" for i in range(30) for word in ("graph", "größe 🙂", "sparse matrix", "", "a\0b")]
 
 SCRIPT = """
-import importlib.util, json, sys
+import asyncio, importlib.util, json, sys
 import numpy as np
-from bertopic_client import TopicClient
+from bertopic_client import AsyncTopicClient, TopicClient
+
+async def predict(url, texts):
+    async with AsyncTopicClient(url) as client:
+        return await client.predict(texts)
 
 texts = json.load(sys.stdin)
 absent = ["torch", "numba", "bertopic", "onnxruntime", "umap", "hdbscan", "sklearn", "transformers"]
@@ -26,6 +30,7 @@ for url in sys.argv[1:]:
         embeddings = client.embed(texts)
         answers[url] = {
             "texts": [list(row) for row in client.predict(texts)],
+            "asyncio": [list(row) for row in asyncio.run(predict(url, texts))],
             "embeddings": [list(row) for row in client.predict(embeddings)],
             "topics": [topic._asdict() for topic in client.topics()],
         }
@@ -61,7 +66,7 @@ def test_the_bare_install_predicts_what_this_environment_predicts(lone_python, s
         here = [list(row) for row in client.predict(TEXTS)]
         topics = json.loads(json.dumps([topic._asdict() for topic in client.topics()]))
     for url in urls:
-        assert answers[url] == {"texts": here, "embeddings": here, "topics": topics}
+        assert answers[url] == {"texts": here, "asyncio": here, "embeddings": here, "topics": topics}
 
 
 def test_a_large_input_keeps_its_order(client):

@@ -2,8 +2,10 @@ import json
 
 import numpy as np
 import pytest
-from bertopic_client import ServerError
-from bertopic_client._http import HEADER_LENGTH, Response, decode, encode, error_message
+from bertopic_client import ServerError, UnknownModel
+from bertopic_client._address import parse
+from bertopic_client._http import HEADER_LENGTH, Response, encode, error_message
+from bertopic_client._http import decode as decode_from
 from bertopic_client._requests import Infer, Readiness, RowLimit
 from tritonclient.utils import np_to_triton_dtype
 
@@ -34,6 +36,14 @@ def test_encode_questions_about_a_model(request_, path):
     assert encode(request_)[:3] == ("GET", path, b"")
 
 
+def test_a_version_of_a_model_is_asked_by_its_path():
+    assert encode(Infer("M", {}, ("OUT",), version="2")).path == "/v2/models/M/versions/2/infer"
+
+
+def decode(request, response):
+    return decode_from(request, response, parse("http://localhost"), 1.0)
+
+
 def answer(**tensors):
     outputs = [
         {
@@ -44,13 +54,14 @@ def answer(**tensors):
         }
         for name, values in tensors.items()
     ]
-    header = json.dumps({"model_name": "M", "outputs": outputs}).encode()
+    header = json.dumps({"model_name": "M", "model_version": "7", "outputs": outputs}).encode()
     return Response(200, str(len(header)), header + b"".join(values.tobytes() for values in tensors.values()))
 
 
 def test_decode_tensors():
     topics, reduced = np.array([[3], [-1]], np.int32), np.arange(6, dtype=np.float32).reshape(2, 3)
-    found = decode(Infer("M", {}, ("OUT", "REDUCED")), answer(REDUCED=reduced, OUT=topics))
+    found, version = decode(Infer("M", {}, ("OUT", "REDUCED")), answer(REDUCED=reduced, OUT=topics))
+    assert version == "7"
     assert list(found) == ["OUT", "REDUCED"]
     np.testing.assert_array_equal(found["OUT"], topics)
     np.testing.assert_array_equal(found["REDUCED"], reduced)
@@ -62,7 +73,10 @@ def test_decode_an_answer_that_lacks_an_output():
 
 
 def test_decode_a_row_limit():
-    assert decode(RowLimit("M"), Response(200, "", b'{"name": "M", "max_batch_size": 64}')) == 64
+    config = {"name": "M", "max_batch_size": 64}
+    assert decode(RowLimit("M"), Response(200, "", json.dumps(config).encode())) == 64
+    config["parameters"] = {"max_rows": {"string_value": "16"}}
+    assert decode(RowLimit("M"), Response(200, "", json.dumps(config).encode())) == 16
 
 
 @pytest.mark.parametrize(("status", "ready"), [(200, True), (400, False), (503, False)])
@@ -72,12 +86,23 @@ def test_decode_readiness(status, ready):
 
 @pytest.mark.parametrize("request_", [RowLimit("M"), Infer("M", {}, ("OUT",))])
 @pytest.mark.parametrize(
-    "response", [Response(200, "", b"<html>hello"), Response(200, "", b"{}"), Response(200, "4", b"<html>hello")]
+    "response",
+    [
+        Response(200, "", b"<html>hello"),
+        Response(200, "", b"{}"),
+        Response(200, "", b"[]"),
+        Response(200, "4", b"<html>hello"),
+    ],
 )
 def test_what_is_not_tritons_protocol_is_quoted(request_, response):
     with pytest.raises(ServerError, match="not Triton's protocol") as refused:
         decode(request_, response)
     assert repr(response.body) in str(refused.value)
+
+
+def test_a_status_other_than_200_is_an_error():
+    with pytest.raises(UnknownModel, match="no model 'M': nobody"):
+        decode(RowLimit("M"), Response(404, "", b'{"error": "nobody"}'))
 
 
 @pytest.mark.parametrize(

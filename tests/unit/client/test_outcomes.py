@@ -1,18 +1,28 @@
 """Triton's own words, as recorded from a running server, and what they come to."""
 
 import ssl
+from dataclasses import replace
 from http.client import BadStatusLine, RemoteDisconnected
 
 import numpy as np
 import pytest
-from bertopic_client import ConnectionFailed, InvalidInput, NotReady, ServerError, Timeout, Unavailable, UnknownModel
+from bertopic_client import (
+    AccessDenied,
+    ConnectionFailed,
+    InvalidInput,
+    NotReady,
+    ServerError,
+    Timeout,
+    Unavailable,
+    UnknownModel,
+)
 from bertopic_client._address import parse
-from bertopic_client._outcomes import from_connection, from_grpc, from_http
+from bertopic_client._outcomes import VersionGone, from_connection, from_grpc, from_http
 from bertopic_client._requests import Infer, Readiness
 from tritonclient.utils import InferenceServerException
 
 ADDRESS = parse("grpc://localhost:8001")
-REQUEST = Infer("BERTopic-inference", {"IN": np.zeros((64, 4), np.float32)}, ("OUT",), slice(128, 192))
+REQUEST = Infer("BERTopic-inference", {"IN": np.zeros((64, 4), np.float32)}, ("OUT",), range(128, 192))
 
 SHAPE = (
     "[request id: <id_unknown>] unexpected shape for input 'IN' for model 'BERTopic-inference'. Expected [-1,8], "
@@ -35,7 +45,10 @@ REFUSED_CONNECTION = (
         ("UNAVAILABLE", 503, "Server not ready", NotReady),
         ("UNAVAILABLE", 503, "[request id: <id_unknown>] Exceeds maximum queue size", Unavailable),
         ("UNAVAILABLE", 503, "Server is stopping, scheduler for model has stopped accepting new", Unavailable),
-        ("INTERNAL", 500, "Stub process 'BERTopic-umap_0' is not healthy.", ServerError),
+        ("INTERNAL", 500, "in ensemble 'X', Stub process 'BERTopic-umap_0_0' is not healthy.", NotReady),
+        ("UNAVAILABLE", 503, "Stub process 'BERTopic-bert_0_0' is not healthy.", NotReady),
+        ("INTERNAL", 500, "Failed to obtain the health mutex.", NotReady),
+        ("UNAVAILABLE", 503, "Request for unknown model: 'BERTopic-umap' version 1 is not at ready state", NotReady),
         ("INTERNAL", 500, "RuntimeError: Broken pipe", ServerError),
     ],
     ids=[
@@ -47,6 +60,9 @@ REFUSED_CONNECTION = (
         "full queue",
         "stopping server",
         "dead stub",
+        "dead stub of a model that this one calls",
+        "dying stub",
+        "model being unloaded",
         "words of a connection in a model's own error",
     ],
 )
@@ -72,6 +88,12 @@ def test_both_protocols_come_to_the_same_error(grpc_code, http_status, said, kin
         ("RESOURCE_EXHAUSTED", "Received message larger than max (9 vs. 4)", InvalidInput),
         ("RESOURCE_EXHAUSTED", "quota", Unavailable),
         ("UNIMPLEMENTED", "unknown service", ServerError),
+        ("CANCELLED", "CANCELLED", Unavailable),
+        ("UNAUTHENTICATED", "no token", AccessDenied),
+        ("PERMISSION_DENIED", "not yours", AccessDenied),
+        ("UNAVAILABLE", "This protocol is restricted, expecting header 'triton-grpc-protocol-x'", AccessDenied),
+        ("UNKNOWN", "Stream removed", ConnectionFailed),
+        ("INTERNAL", "Received RST_STREAM with error code 2", ConnectionFailed),
     ],
 )
 def test_grpc(code, said, kind):
@@ -91,7 +113,8 @@ def test_an_exception_of_tritonclient_without_a_status_is_a_server_error():
         (429, Unavailable),
         (502, Unavailable),
         (504, Timeout),
-        (401, ServerError),
+        (401, AccessDenied),
+        (403, AccessDenied),
         (302, ServerError),
     ],
 )
@@ -129,6 +152,28 @@ def test_rows_are_counted_from_the_start_of_the_input():
     assert str(outcome) == (
         "'BERTopic-inference' at grpc://localhost:8001 refused rows 128 to 191: row 131 of the embeddings holds NaN."
     )
+    assert outcome.row == 131
+
+
+@pytest.mark.parametrize(
+    ("rows", "said", "row"),
+    [
+        ([5, 8, 13], "row 1 holds NaN", 8),
+        ([5, 8, 13], "row 3 holds NaN", None),
+        ([5, 8, 13], "unexpected shape", None),
+        ([8], "unexpected shape", 8),
+        ((), "row 0 holds NaN", None),
+    ],
+    ids=["rows with gaps", "no row of the request", "no row named", "the only row", "no rows"],
+)
+def test_the_row_to_blame(rows, said, row):
+    assert from_http(400, said, replace(REQUEST, rows=rows), ADDRESS, 30.0).row == row
+
+
+@pytest.mark.parametrize(("code", "said"), [("NOT_FOUND", "version 2 is not found"), ("UNAVAILABLE", "is not ready")])
+def test_a_version_that_was_asked_for_and_is_gone(code, said):
+    error = InferenceServerException(said, f"StatusCode.{code}")
+    assert type(from_grpc(error, replace(REQUEST, version="2"), ADDRESS, 30.0)) is VersionGone
 
 
 def test_what_concerns_only_triton_is_left_out():
