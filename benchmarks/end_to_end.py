@@ -406,7 +406,7 @@ def _report_padding(repository: Path, texts: list[str], concurrency: int = 32) -
     tokenizer = Tokenizer.load(repository / "BERTopic-tokenizer" / "1")
     batches = [texts[i : i + concurrency] for i in range(0, len(texts), concurrency)]
     lengths = [tokenizer.tokenize(batch).lengths() for batch in batches]
-    calls = [call.tokens for batch in batches for call in tokenizer.plan(batch, side_by_side=2)]
+    calls = [call.tokens for batch in batches for call in tokenizer.plan(batch, side_by_side=2).calls]
     tokens = sum(int(n.sum()) for n in lengths)
     pairs = sum(int((n**2).sum()) for n in lengths)
     padded = sum(int(n.max()) * len(n) for n in lengths)

@@ -50,21 +50,16 @@ class Plan(NamedTuple):
     """A batch of texts, shared out over calls of the network."""
 
     calls: list[Call]
+    n_tokens: int
+    """of all texts"""
+    n_padding: int
+    """computed only since the texts of a call are of one length; none if the graph removes padding"""
     n_truncated: int
     """texts longer than the model reads"""
 
     @property
     def n_texts(self) -> int:
         return sum(len(call.rows) for call in self.calls)
-
-    @property
-    def n_tokens(self) -> int:
-        return sum(int(call.tokens.attention_mask.sum()) for call in self.calls)
-
-    @property
-    def n_padding(self) -> int:
-        """Tokens that only fill rows up to the length of the longest."""
-        return sum(call.tokens.attention_mask.size for call in self.calls) - self.n_tokens
 
     def in_order(self, embeddings: list[NDArray[np.float32]]) -> NDArray[np.float32]:
         """The answers to the calls in the order of the texts, float32 [n, dim]."""
@@ -127,8 +122,10 @@ class Tokenizer:
         tokens = self._padded([encoding.ids for encoding in encodings])
         lengths = tokens.lengths()
         groups = split_by_length(lengths, padding_is_removed=self._padding_is_removed, side_by_side=side_by_side)
-        n_truncated = sum(map(self._is_truncated, encodings))
-        return Plan([Call(rows, tokens.take(rows)) for rows in groups], n_truncated)
+        calls = [Call(rows, tokens.take(rows)) for rows in groups]
+        n_tokens = int(lengths.sum())
+        n_computed = n_tokens if self._padding_is_removed else sum(call.tokens.input_ids.size for call in calls)
+        return Plan(calls, n_tokens, n_computed - n_tokens, sum(map(self._is_truncated, encodings)))
 
     def _is_truncated(self, encoding: Any) -> bool:
         # What was cut off is costly to ask for, so only where something can have been.
@@ -196,6 +193,5 @@ def _decode(row: int, data: bytes) -> str:
         return data.decode()
     except UnicodeDecodeError as error:
         raise InvalidText(
-            f"row {row} is not UTF-8: byte {data[error.start]:#04x} at position {error.start}. "
-            "Encode texts as UTF-8."
+            f"row {row} is not UTF-8: byte {data[error.start]:#04x} at position {error.start}. Encode texts as UTF-8."
         ) from error

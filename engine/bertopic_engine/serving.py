@@ -23,7 +23,7 @@ CANARY = "bertopic-inference: canary"
 COUNTERS = {
     "bertopic_texts_total": "Texts embedded",
     "bertopic_tokens_total": "Tokens of these texts, as far as the embedding model reads them",
-    "bertopic_padding_tokens_total": "Tokens added to them so that texts of one call are of one length",
+    "bertopic_padding_tokens_total": "Tokens computed besides, so that texts of one call are of one length",
     "bertopic_truncated_texts_total": "Texts longer than the embedding model reads",
     "bertopic_rows_total": "Rows that were given a topic",
     "bertopic_outliers_total": "Rows among them that belong to no topic",
@@ -45,16 +45,12 @@ class Rows(Protocol):
 class EmbeddingPlan(Protocol):
     """What `bertopic_embedder` knows about a batch of texts before it embeds them."""
 
+    n_tokens: int
+    n_padding: int
     n_truncated: int
 
     @property
     def n_texts(self) -> int: ...
-
-    @property
-    def n_tokens(self) -> int: ...
-
-    @property
-    def n_padding(self) -> int: ...
 
 
 class Computed:
