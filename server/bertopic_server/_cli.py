@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -17,8 +18,10 @@ from rich.console import Console
 from rich.table import Table
 
 from ._exceptions import ServerError
-from ._progress import steps, tracked
-from ._texts import read_texts, write_answers
+from ._predict import plan, predict_file
+from ._progress import steps
+from ._tables import STANDARD_STREAM, Format
+from ._texts import read_texts
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -198,26 +201,44 @@ def serve(
     http_port: Annotated[int, typer.Option(help="HTTP/REST.")] = 8000,
     grpc_port: Annotated[int, typer.Option(help="gRPC.")] = 8001,
     metrics_port: Annotated[int, typer.Option(help="Prometheus metrics.")] = 8002,
+    tls_certificate: Annotated[Path | None, typer.Option(help="gRPC over TLS: the server's certificate, PEM.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="The certificate's key, PEM, not encrypted.")] = None,
+    tls_client_ca: Annotated[
+        Path | None, typer.Option(help="Let in only clients whose certificates one of these signed, PEM.")
+    ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show Triton's whole log.")] = False,
 ) -> None:
-    """Serve converted models until SIGINT or SIGTERM; requests in flight are answered."""
-    from ._server import Address, TritonServer
+    """Serve converted models until SIGINT or SIGTERM; requests in flight are answered. SIGHUP reloads."""
+    from ._server import Address
+    from ._service import Service
 
-    server = TritonServer(repository, Address(host, http_port, grpc_port, metrics_port), verbose=verbose)
+    address = Address(host, http_port, grpc_port, metrics_port)
+    tls = _tls(tls_certificate, tls_key, tls_client_ca)
+    service = Service(repository, address, tls=tls, verbose=verbose)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt_once)
+    # A terminal that closes sends it too, and means the end.
+    signal.signal(signal.SIGHUP, _interrupt_once if sys.stdin.isatty() else lambda *_: service.reload_later())
     try:
         with steps(console) as progress:
             progress("Checking files and loading models")
-            server.start()
-        _announce(server.address, server.models)
-        code = server.wait()
+            service.start()
+        _announce(address, service.server.models, tls is not None)
+        service.run()
     except KeyboardInterrupt:
         console.print("Answering what is in flight, then stopping.")
-    else:
-        raise ServerError(f"tritonserver ended by itself with code {code}. Start with --verbose to see why.")
     finally:
-        server.stop()
+        service.stop()
+
+
+def _tls(certificate: Path | None, key: Path | None, client_ca: Path | None) -> Any:
+    from ._tls import Tls
+
+    if certificate is not None and key is not None:
+        return Tls(certificate, key, client_ca)
+    if certificate or key or client_ca:
+        raise typer.BadParameter("--tls-certificate and --tls-key go together, and --tls-client-ca with both.")
+    return None
 
 
 def _interrupt_once(number: int, frame: FrameType | None) -> None:
@@ -227,14 +248,15 @@ def _interrupt_once(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _announce(address: Any, models: list[str]) -> None:
+def _announce(address: Any, models: list[str], tls: bool) -> None:
     request = {
         "inputs": [{"name": "TEXT", "shape": [1, 1], "datatype": "BYTES", "data": ["How do I sort a list?"]}],
         "outputs": [{"name": "OUT"}, {"name": "PROBABILITY"}],
     }
     console.print(f"Ready: {', '.join(models)}", highlight=False)
     console.print(f"  HTTP     {address.http_url}", highlight=False)
-    console.print(f"  gRPC     {address.grpc_url}", highlight=False)
+    grpc_url = address.grpc_url.replace("grpc://", "grpcs://") if tls else address.grpc_url
+    console.print(f"  gRPC     {grpc_url}", highlight=False)
     console.print(f"  metrics  {address.metrics_url}", highlight=False)
     print(
         f"\ncurl -s {address.http_url}/v2/models/{models[0]}-text/infer -d '{json.dumps(request)}'\n",
@@ -244,39 +266,82 @@ def _announce(address: Any, models: list[str]) -> None:
 
 @app.command()
 @_in_a_sentence
+def reload(
+    repository: Annotated[
+        Path | None, typer.Argument(help="What `convert --out` wrote; by default the folder served, read again.")
+    ] = None,
+    http_port: Annotated[int, typer.Option(help="Of the `serve` on this machine.")] = 8000,
+) -> None:
+    """Put a retrained model in place of the one served; every request is answered wholly by one of them."""
+    from ._control import request_reload
+
+    with steps(console) as progress:
+        done = request_reload(http_port, repository, progress)
+    console.print(f"In place: {done}.", highlight=False)
+
+
+@app.command()
+@_in_a_sentence
 def predict(
     texts: Annotated[list[str] | None, typer.Argument(help="Texts to assign to topics.")] = None,
-    file: Annotated[Path | None, typer.Option(help="Texts: .txt (one a line), .jsonl or .csv.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Where answers to --file go: .jsonl or .csv.")] = None,
+    file: Annotated[
+        Path | None, typer.Option(help="Records: .jsonl, .csv, .parquet or .txt, or - for standard input.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Where they go with their answers; standard output if -.")] = None,
     column: Annotated[str, typer.Option(help="The field of --file that holds the text.")] = "text",
+    embeddings: Annotated[
+        str | None, typer.Option(help="The field of --file that holds embeddings; they are sent instead of texts.")
+    ] = None,
+    prefix: Annotated[str, typer.Option(help="Put before the names topic, label and probability.")] = "",
+    form: Annotated[
+        Format | None, typer.Option("--format", help="Of - and of files whose name does not say it; else jsonl for -.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Start over, and replace what is there.")] = False,
+    patience: Annotated[float, typer.Option(min=1, help="Seconds to sit out a server that does not answer.")] = 300.0,
+    in_flight: Annotated[int, typer.Option(min=1, help="Requests under way at once.")] = 8,
     url: Url = "grpc://127.0.0.1:8001",
     name: Model = "BERTopic",
 ) -> None:
-    """Topics of texts, from a running server."""
+    """Topics of texts, from a running server.
+
+    With --file: exit code 0 if every row was answered, 3 if some were not, 1 if it did not get to the end.
+    """
     from bertopic_client import TopicClient
 
     if (file is None) == (not texts):
         raise typer.BadParameter("give either texts or --file.")
-    if (file is None) != (out is None):
-        raise typer.BadParameter("--file and --out go together.")
-    with TopicClient(url, model=name) as client:
-        if file is None or out is None:
-            answers = client.predict(texts or [])
-            console.print(answers_table(texts or [], answers))
-            return
-        given = read_texts(file, column)
-        rows = (
-            {
-                "text": text,
-                "topic": answer.topic,
-                "probability": round(answer.probability, 6),
-                "label": answer.label,
-            }
-            for chunk in tracked(_chunks(given, 1024), "Predicting", console)
-            for text, answer in zip(chunk, client.predict(chunk), strict=True)
-        )
-        write_answers(out, rows)
-    console.print(f"{len(given):,} texts -> {out}", highlight=False)
+    if file is None:
+        if out is not None or resume or force:
+            raise typer.BadParameter("--out, --resume and --force go with --file.")
+        with TopicClient(url, model=name) as client:
+            console.print(answers_table(texts or [], client.predict(texts or [])))
+        return
+    if resume and force:
+        raise typer.BadParameter("--resume goes on and --force starts over: give one of them.")
+    source, target = plan(file, out or STANDARD_STREAM, column, embeddings, prefix, form)
+    if resume and not (source.replayable and target.replaceable):
+        raise typer.BadParameter("--resume needs files: a stream cannot be read or written again.")
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt_once)
+    progress = Console(stderr=True)
+    with TopicClient(
+        url,
+        model=name,
+        timeout=patience,
+        attempt_timeout=min(patience, 30.0),
+        # As often as there is time for.
+        retries=1_000_000,
+        max_in_flight=in_flight,
+    ) as client:
+        try:
+            failed = predict_file(client, name, source, target, resume=resume, force=force, console=progress)
+        except KeyboardInterrupt:
+            # Closing the client would wait for the requests under way, perhaps to a server that is gone.
+            os._exit(128 + signal.SIGINT)
+        except BrokenPipeError:
+            os._exit(128 + signal.SIGPIPE)
+    raise typer.Exit(3 if failed else 0)
 
 
 def answers_table(texts: list[str], answers: Any) -> Table:
@@ -288,10 +353,6 @@ def answers_table(texts: list[str], answers: Any) -> Table:
         shown = text if len(text) <= 60 else text[:59] + "…"
         table.add_row(_escaped(shown), str(answer.topic), _escaped(answer.label), f"{answer.probability:.2f}")
     return table
-
-
-def _chunks(texts: list[str], size: int) -> list[list[str]]:
-    return [texts[start : start + size] for start in range(0, len(texts), size)]
 
 
 @app.command()

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import secrets
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import urllib.error
 import urllib.request
 from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,16 +26,31 @@ from typing import Any
 from bertopic_engine import StorageError
 from bertopic_engine._storage import read_manifest, verify_files
 
-from ._exceptions import BadRepository, PortInUse, StartFailed
-from ._triton import find_triton
+from ._exceptions import BadRepository, LoadFailed, PortInUse, StartFailed
+from ._models import is_called, models_of
+from ._stubs import Idleness, Stubs
+from ._tls import Tls
+from ._triton import Triton, find_triton
+from ._workspace import Workspace
 
 _ADMIN_HEADER = "admin-key"
 _RESTRICTED = "model-repository,shared-memory,trace,logging"
-# What clients call; the other models are called by these.
-_ENTRANCES = ("text", "inference", "embedder")
 _LOG_LINE = re.compile(r'^(?P<level>[IWEF])\d{4} [\d:.]+ \d+ [\w.]+:\d+\] "?(?P<message>.*?)"?$')
 # What a machine without a GPU makes Triton complain of.
 _HARMLESS = re.compile(r"CUDA|Cuda|NVML|DCGM|pinned", re.ASCII)
+# Becomes tritonserver, with the kernel told (PR_SET_PDEATHSIG) to end it (SIGTERM) should this process be killed.
+_LAUNCHER = """
+import ctypes, os, resource, sys
+ctypes.CDLL(None).prctl(1, 15)
+hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
+resource.setrlimit(resource.RLIMIT_STACK, (2**30 if hard == resource.RLIM_INFINITY else min(2**30, hard), hard))
+if os.getppid() == int(sys.argv[1]):
+    os.execv(sys.argv[2], sys.argv[2:])
+"""
+# For what is left to do once nothing is in flight.
+_EXIT_SECONDS = 1.0
+_POLL_SECONDS = 0.05
+_STARTS = 3
 
 
 @dataclass(frozen=True)
@@ -63,11 +81,32 @@ class Address:
     @classmethod
     def on_free_ports(cls) -> Address:
         """Three ports of the loopback interface that nothing listens on right now."""
-        sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
-        ports = [listener.getsockname()[1] for listener in sockets]
-        for listener in sockets:
-            listener.close()
-        return cls("127.0.0.1", *ports)
+        return cls("127.0.0.1", *free_ports(3))
+
+
+def free_ports(n: int) -> list[int]:
+    """Ports of the loopback interface that nothing listens on right now."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(n)]
+    ports = [listener.getsockname()[1] for listener in sockets]
+    for listener in sockets:
+        listener.close()
+    return ports
+
+
+def converted_names(repository: Path) -> list[str]:
+    """The names of the models in a converted repository, whose files are as they were written.
+
+    Raises
+    ------
+    BadRepository
+        Names the file that is missing or differs.
+    """
+    try:
+        names = sorted(read_manifest(repository)["models"])
+        verify_files(repository)
+    except StorageError as error:
+        raise BadRepository(str(error)) from error
+    return names
 
 
 class TritonServer:
@@ -76,8 +115,12 @@ class TritonServer:
     Parameters
     ----------
     repository : path
-        What `convert` wrote. Its files are checked against the manifest first.
+        What `convert` wrote. Its files are checked against the manifest first, and only read.
     address : Address
+    tls : Tls, optional
+        For gRPC.
+    metrics_port : int, optional
+        Where Triton's metrics go, on the loopback interface, if somebody else answers at the address's metrics port.
     ready_timeout : float
         Seconds until every model must be loaded.
     verbose : bool
@@ -87,6 +130,10 @@ class TritonServer:
     ------
     ServerError
         From `start`, which the context manager calls.
+
+    Notes
+    -----
+    Tritonserver ends with the thread that started it.
     """
 
     def __init__(
@@ -94,99 +141,137 @@ class TritonServer:
         repository: str | Path,
         address: Address | None = None,
         *,
+        tls: Tls | None = None,
+        metrics_port: int | None = None,
         ready_timeout: float = 300.0,
         verbose: bool = False,
     ) -> None:
         self.repository = Path(repository).expanduser().resolve()
         self.address = address or Address()
+        self.tls = tls
+        self.metrics_port = metrics_port
         self.ready_timeout = ready_timeout
         self.verbose = verbose
         self.models: list[str] = []
+        self._versions = count(1)
+        self.version = self.next_version()
+        """Triton's newest version of every model"""
+        self.workspace = Workspace()
+        self.stubs = Stubs(self.workspace.models)
+        self._command: list[str] = []
+        self._environment: dict[str, str] = {}
         self._process: subprocess.Popen[str] | None = None
-        self._workspace: tempfile.TemporaryDirectory[str] | None = None
         # Nobody is told it: what it guards is closed to clients.
         self._admin_key = secrets.token_hex(16)
         self._log: deque[str] = deque(maxlen=400)
         self._log_reader: threading.Thread | None = None
 
     @property
-    def pid(self) -> int:
-        """Process id of tritonserver."""
-        assert self._process is not None, "the server was not started"
-        return self._process.pid
+    def triton_models(self) -> list[str]:
+        """The models that Triton knows, in the order in which they are put in place."""
+        return models_of(self.models)
+
+    def next_version(self) -> int:
+        """A number that no version of these models has had."""
+        return next(self._versions)
 
     def start(self) -> None:
-        """Start tritonserver and return once every model is ready."""
-        self.models = self._checked_models()
-        for port in (self.address.http_port, self.address.grpc_port, self.address.metrics_port):
+        """Start the server and wait until it is ready."""
+        self.models = converted_names(self.repository)
+        for port in (self.address.http_port, self.address.grpc_port):
             _check_port(self.address.host, port)
+        if self.metrics_port is None:
+            _check_port(self.address.host, self.address.metrics_port)
         triton = find_triton()
-        self._workspace = tempfile.TemporaryDirectory(prefix="bertopic-inference-")
-        backends = triton.assemble_backends(Path(self._workspace.name) / "backends")
-        self._process = subprocess.Popen(
-            [str(triton.binary), *self._arguments(backends)],
-            env=triton.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            # A terminal's Ctrl-C goes to the whole group and would kill the python stubs mid-request.
-            start_new_session=True,
-        )
-        self._log_reader = threading.Thread(target=self._read_log, daemon=True)
-        self._log_reader.start()
         try:
-            self._await_ready()
+            self.workspace.create()
+            for model in self.triton_models:
+                self.workspace.place(model, self.repository, self.version)
+            self._command = self._tritonserver(triton)
+            self._environment = triton.environment
+            self._launch()
         except BaseException:
             self.stop()
             raise
 
-    def wait(self) -> int:
-        """Block until tritonserver ends; its exit code."""
+    def restart(self) -> None:
+        """Start again after tritonserver ended, with the models that are in place.
+
+        Raises
+        ------
+        StartFailed
+            And may be called again.
+        """
+        self.kill()
+        self._launch()
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        """Block until tritonserver ends; its exit code, or None if it still runs after `timeout` seconds."""
         assert self._process is not None, "the server was not started"
-        return self._process.wait()
+        try:
+            return self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def kill(self) -> None:
+        """End tritonserver and its stubs at once."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+        self.stubs.clear()
 
     def stop(self, timeout: float = 40.0) -> None:
         """End the server: no new requests, those in flight are answered."""
-        if self._process is None:
-            return
-        if self._process.poll() is None:
+        if self._process is not None and self._process.poll() is None:
             self._drain(time.monotonic() + timeout)
             self._process.send_signal(signal.SIGTERM)
-            try:
-                self._process.wait(timeout)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
+            self.wait(_EXIT_SECONDS)
+        self.kill()
         if self._log_reader is not None:
             self._log_reader.join(timeout=5)
-        if self._workspace is not None:
-            self._workspace.cleanup()
+        self.workspace.remove()
         self._process = None
 
-    def _drain(self, deadline: float) -> None:
-        """Take the models that clients call out of service, and wait until the requests they hold are answered.
+    def load(self, model: str) -> None:
+        """Make Triton load what the workspace holds of a model; the old serves until the new can.
 
-        A stopping Triton refuses the inner requests of ensembles that are under way, and so loses these.
+        Raises
+        ------
+        LoadFailed
+            The old serves on, if there is one.
+        OSError
+            Tritonserver does not answer.
         """
-        entrances = [f"{name}-{model}" for model in _ENTRANCES for name in self.models]
+        self.stubs.replace(model)
+        idleness = Idleness()
+        with ThreadPoolExecutor(1) as thread:
+            answer = thread.submit(self._admin, f"repository/models/{model}/load", self.ready_timeout)
+            while not wait([answer], _POLL_SECONDS).done:
+                if idleness.lasts(loading := self.stubs.loading(model)):
+                    for stub in loading:
+                        stub.kill()
         try:
-            for model in entrances:
-                self._admin(f"repository/models/{model}/unload")
-            while time.monotonic() < deadline:
-                states = {model["name"]: model.get("state") for model in self._admin("repository/index")}
-                if not {states.get(model) for model in entrances} & {"READY", "UNLOADING"}:
-                    return
-                time.sleep(0.02)
-        except OSError:
-            return  # not answering, so there is nothing to wait for
+            answer.result()
+        except urllib.error.HTTPError as error:
+            raise LoadFailed(f"Triton cannot load {model}: {_message(error)}") from error
 
-    def _admin(self, path: str) -> Any:
-        request = urllib.request.Request(
-            f"{self.address.http_url}/v2/{path}", data=b"{}", headers={_ADMIN_HEADER: self._admin_key}, method="POST"
-        )
-        with urllib.request.urlopen(request, timeout=10) as response:
-            return json.loads(response.read() or b"null")
+    def config(self, model: str) -> dict[str, Any]:
+        """A model's config, as Triton completed it."""
+        config: dict[str, Any] = self._get(f"models/{model}/config")
+        return config
+
+    def statistics(self, model: str) -> dict[str, Any]:
+        """Triton's statistics of one model's newest version: counts and batch sizes since it was loaded."""
+        versions: list[dict[str, Any]] = self._get(f"models/{model}/stats")["model_stats"]
+        return max(versions, key=lambda statistics: int(statistics["version"]))
+
+    def is_ready(self) -> bool:
+        """Whether every model is loaded."""
+        try:
+            with urllib.request.urlopen(f"{self.address.http_url}/v2/health/ready", timeout=2) as response:
+                return bool(response.status == 200)
+        except OSError:
+            return False
 
     def __enter__(self) -> TritonServer:
         self.start()
@@ -197,67 +282,102 @@ class TritonServer:
     ) -> None:
         self.stop()
 
-    def statistics(self, model: str) -> dict[str, Any]:
-        """Triton's statistics of one model: counts and batch sizes since it was loaded."""
-        with urllib.request.urlopen(f"{self.address.http_url}/v2/models/{model}/stats", timeout=10) as response:
-            answer: dict[str, Any] = json.load(response)["model_stats"][0]
-        return answer
+    def _launch(self) -> None:
+        for _ in range(_STARTS):
+            self._spawn()
+            if self._becomes_ready():
+                return
+            self.kill()
+        raise StartFailed(f"tritonserver stopped short of being ready {_STARTS} times. {self._reason()}")
 
-    def _checked_models(self) -> list[str]:
+    def _spawn(self) -> None:
+        self._log.clear()
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), *self._command],
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            # A terminal's Ctrl-C goes to the whole group and would kill the python stubs mid-request.
+            start_new_session=True,
+        )
+        self._log_reader = threading.Thread(target=self._read_log, args=(self._process,), daemon=True)
+        self._log_reader.start()
+
+    def _becomes_ready(self) -> bool:
+        """Wait until the server is ready, or has come to a standstill."""
+        deadline = time.monotonic() + self.ready_timeout
+        idleness = Idleness()
+        while time.monotonic() < deadline:
+            if (code := self.wait(_POLL_SECONDS)) is not None:
+                if self._log_reader is not None:
+                    self._log_reader.join(timeout=5)
+                raise StartFailed(f"tritonserver ended with code {code}. {self._reason()}")
+            if self.is_ready():
+                return True
+            if idleness.lasts(self.stubs.all()):
+                return False
+        raise StartFailed(f"tritonserver was not ready after {self.ready_timeout:.0f} s. {self._reason()}")
+
+    def _drain(self, deadline: float) -> None:
+        """Take the models out of service, callers before what they call, and wait until their requests are answered."""
+        called = [model for model in self.triton_models if is_called(model)]
         try:
-            models = sorted(read_manifest(self.repository)["models"])
-            verify_files(self.repository)
-        except StorageError as error:
-            raise BadRepository(str(error)) from error
-        return models
+            self._unload([model for model in self.triton_models if model not in called], deadline)
+            self._unload(called, deadline)
+        except OSError:
+            return  # not answering, so there is nothing to wait for
 
-    def _arguments(self, backends: Path | None) -> list[str]:
+    def _unload(self, models: Sequence[str], deadline: float) -> None:
+        for model in models:
+            self._admin(f"repository/models/{model}/unload")
+        while time.monotonic() < deadline:
+            states = {(model["name"], model.get("state")) for model in self._admin("repository/index")}
+            if not states & {(model, state) for model in models for state in ("READY", "UNLOADING")}:
+                return
+            time.sleep(0.02)
+
+    def _admin(self, path: str, timeout: float = 10.0) -> Any:
+        request = urllib.request.Request(
+            f"{self.address.http_url}/v2/{path}", data=b"{}", headers={_ADMIN_HEADER: self._admin_key}, method="POST"
+        )
+        with urllib.request.urlopen(request, timeout=timeout) as response:
+            return json.loads(response.read() or b"null")
+
+    def _get(self, path: str) -> Any:
+        with urllib.request.urlopen(f"{self.address.http_url}/v2/{path}", timeout=3) as response:
+            return json.load(response)
+
+    def _tritonserver(self, triton: Triton) -> list[str]:
+        backends = triton.assemble_backends(self.workspace.backends)
         key = f"{_ADMIN_HEADER}={self._admin_key}"
-        protocols = [
-            f"--grpc-restricted-protocol={_RESTRICTED}:{key}",
-            f"--http-restricted-api={_RESTRICTED}:{key}",
-        ]
+        address, own = self.address, self.metrics_port
+        metrics = (address.host, address.metrics_port) if own is None else ("127.0.0.1", own)
         return [
-            f"--model-repository={self.repository}",
+            str(triton.binary),
+            f"--model-repository={self.workspace.models}",
             *([f"--backend-directory={backends}"] if backends else []),
-            f"--http-address={self.address.host}",
-            f"--grpc-address={self.address.host}",
-            f"--metrics-address={self.address.host}",
-            f"--http-port={self.address.http_port}",
-            f"--grpc-port={self.address.grpc_port}",
-            f"--metrics-port={self.address.metrics_port}",
+            f"--http-address={address.host}",
+            f"--grpc-address={address.host}",
+            f"--metrics-address={metrics[0]}",
+            f"--http-port={address.http_port}",
+            f"--grpc-port={address.grpc_port}",
+            f"--metrics-port={metrics[1]}",
             "--model-control-mode=explicit",
             "--load-model=*",
             "--exit-timeout-secs=30",
             "--disable-auto-complete-config",
-            *protocols,
+            "--metrics-config=summary_latencies=true",
+            "--metrics-config=summary_quantiles=0.5:0.05,0.99:0.001",
+            f"--grpc-restricted-protocol={_RESTRICTED}:{key}",
+            f"--http-restricted-api={_RESTRICTED}:{key}",
+            *(self.tls.arguments if self.tls else []),
         ]
 
-    def _await_ready(self) -> None:
-        assert self._process is not None
-        deadline = time.monotonic() + self.ready_timeout
-        while time.monotonic() < deadline:
-            if self._process.poll() is not None:
-                if self._log_reader is not None:
-                    self._log_reader.join(timeout=5)
-                raise StartFailed(f"tritonserver ended with code {self._process.returncode}. {self._reason()}")
-            if self.is_ready():
-                return
-            time.sleep(0.05)
-        raise StartFailed(f"tritonserver was not ready after {self.ready_timeout:.0f} s. {self._reason()}")
-
-    def is_ready(self) -> bool:
-        """Whether every model is loaded."""
-        try:
-            with urllib.request.urlopen(f"{self.address.http_url}/v2/health/ready", timeout=2) as response:
-                return bool(response.status == 200)
-        except (urllib.error.URLError, OSError):
-            return False
-
-    def _read_log(self) -> None:
-        assert self._process is not None
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
+    def _read_log(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdout is not None
+        for line in process.stdout:
             self._log.append(line.rstrip("\n"))
             if self.verbose:
                 sys.stderr.write(line)
@@ -267,10 +387,18 @@ class TritonServer:
     def _reason(self) -> str:
         errors = [
             entry["message"]
-            for line in self._log
+            for line in [*self._log]
             if (entry := _LOG_LINE.match(line)) and entry["level"] in "EF" and not _HARMLESS.search(line)
         ]
         return "It said: " + (errors[0] if errors else "\n".join([*self._log][-5:]) or "nothing")
+
+
+def _message(error: urllib.error.HTTPError) -> str:
+    body = error.read().decode(errors="replace")
+    try:
+        return str(json.loads(body)["error"])
+    except (ValueError, KeyError, TypeError):
+        return body or str(error)
 
 
 def _check_port(host: str, port: int) -> None:

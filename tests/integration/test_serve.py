@@ -79,8 +79,8 @@ def test_requests_in_flight_are_answered(repository: Path, trained: Any) -> None
 
     thread = threading.Thread(target=ask)
     thread.start()
-    # The first batch is answered when all requests are long under way, and most are not answered yet.
-    while not executions(address, "BERTopic-bert"):
+    # The first request is answered when all are long under way, and most are not answered yet.
+    while texts_answered(address) < 64:
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
     thread.join(60)
@@ -88,9 +88,30 @@ def test_requests_in_flight_are_answered(repository: Path, trained: Any) -> None
     assert [len(answer) for answer in answers] == [len(texts)]
 
 
-def executions(address: Address, model: str) -> int:
-    with urllib.request.urlopen(f"{address.http_url}/v2/models/{model}/stats", timeout=10) as response:
-        return int(json.load(response)["model_stats"][0]["execution_count"])
+def texts_answered(address: Address) -> int:
+    with urllib.request.urlopen(f"{address.http_url}/v2/models/BERTopic-text/stats", timeout=10) as response:
+        return int(json.load(response)["model_stats"][0]["inference_count"])
+
+
+def test_the_metrics_port_answers_for_the_whole(repository: Path) -> None:
+    process, address, _ = start(repository)
+    root = address.metrics_url.removesuffix("/metrics")
+    try:
+        assert json.loads(get(f"{root}/health/ready"))["ready"]
+        assert json.loads(get(f"{root}/health/live"))["live"]
+        metrics = get(address.metrics_url)
+        assert 'bertopic_canary_up{model="BERTopic-text"} 1' in metrics
+        assert 'bertopic_model_version{name="BERTopic"} 1' in metrics
+        assert "bertopic_server_restarts_total 0" in metrics
+        assert 'nv_inference_request_success{model="BERTopic-text",version="1"}' in metrics
+    finally:
+        process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 0
+
+
+def get(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=10) as response:
+        return str(response.read().decode())
 
 
 def test_a_taken_port_is_named(repository: Path) -> None:

@@ -1,4 +1,4 @@
-"""Texts in and answers out of files."""
+"""All texts of a file."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import json
 from pathlib import Path
 
 import pytest
-from bertopic_server._texts import UnreadableTexts, read_texts, write_answers
+from bertopic_server._tables import UnreadableTexts
+from bertopic_server._texts import read_texts
 
 TEXTS = ["plain", 'with "quotes", commas', "", "日本語"]
 
@@ -31,28 +32,36 @@ def test_reads_every_text(tmp_path: Path, ending: str) -> None:
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
-        ("texts.parquet", b"", "parquet"),
+        ("texts.log", b"", "'.log'"),
+        ("texts.parquet", b"", "not Parquet"),
+        ("texts.parquet.gz", b"", "leave out .gz"),
         ("texts.jsonl", b'{"body": "a"}\n{"body": 3}\n', "line 2"),
         ("texts.jsonl", b'{"body": "a"}\nnot json\n', "line 2"),
+        ("texts.jsonl", b'{"id": 1}\n{"id": 2, "text": "a"}\n', "line 1.*no field 'body'"),
+        ("texts.jsonl.gz", b"no gzip", "damaged"),
         ("texts.csv", b"id,text\n1,a\n", "columns id, text"),
-        ("texts.txt", b"caf\xe9\n", "UTF-8"),
+        ("texts.txt", b"caf\xe9\n", "line 1.*UTF-8.*0xe9"),
     ],
-    ids=["unknown ending", "no text", "not JSON", "no such column", "Latin-1"],
+    ids=[
+        "unknown ending",
+        "no Parquet",
+        "packed Parquet",
+        "no text",
+        "not JSON",
+        "no such field",
+        "no gzip",
+        "no such column",
+        "Latin-1",
+    ],
 )
 def test_names_what_is_wrong(tmp_path: Path, name: str, data: bytes, message: str) -> None:
     path = tmp_path / name
     path.write_bytes(data)
-    with pytest.raises(UnreadableTexts, match=message):
+    with pytest.raises(UnreadableTexts, match=message) as raised:
         read_texts(path, column="body")
+    assert str(path) in str(raised.value)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UnreadableTexts, match="does not exist"):
         read_texts(tmp_path / "nothing.txt")
-
-
-@pytest.mark.parametrize("ending", [".jsonl", ".csv"])
-def test_answers_can_be_read_back(tmp_path: Path, ending: str) -> None:
-    path = tmp_path / f"answers{ending}"
-    write_answers(path, [{"text": text, "topic": i} for i, text in enumerate(TEXTS)])
-    assert read_texts(path) == TEXTS
