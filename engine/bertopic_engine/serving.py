@@ -6,6 +6,9 @@ Knows Triton only by `pb_utils`, the module of Triton's python backend, which a 
 from __future__ import annotations
 
 import json
+import os
+import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -34,6 +37,9 @@ COUNTERS = {
 # BERTopic numbers topics by size. More series than this would burden whoever scrapes them.
 _TOPICS_COUNTED = 100
 _SECONDS_BETWEEN_COUNTS = 5.0
+_BEAT_SECONDS = 0.1
+# Triton gives up on a process that it has not heard from for a second.
+_LATE_SECONDS = 0.7
 
 
 class Rows(Protocol):
@@ -67,6 +73,31 @@ def sibling(args: Mapping[str, str], model: str) -> Path:
     """The version folder of another model of the same conversion, such as "umap"."""
     name = args["model_name"].rpartition("-")[0]
     return Path(args["model_repository"]).parent / f"{name}-{model}" / args["model_version"]
+
+
+class Pulse:
+    """Ends this process if it stood still for long, be it stopped, starved or on a machine that slept.
+
+    Triton has then answered its requests with an error already, and would take its late answer for the answer
+    to the next one. Whoever runs Triton starts it again.
+    """
+
+    def __init__(self) -> None:
+        self._beat = time.monotonic()
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def end_if_late(self) -> None:
+        """To be called before answering."""
+        if (late := time.monotonic() - self._beat) > _LATE_SECONDS:
+            sys.stderr.write(f"this process stood still for {late:.1f} s: ending it, its answers come too late\n")
+            sys.stderr.flush()
+            os._exit(1)
+
+    def _run(self) -> None:
+        while True:
+            time.sleep(_BEAT_SECONDS)
+            self.end_if_late()
+            self._beat = time.monotonic()
 
 
 class Endpoint:
@@ -105,6 +136,7 @@ class Endpoint:
         self._counts: Counter[tuple[str, str]] = Counter()
         self._metrics: dict[tuple[str, str], Any] = {}
         self._families: dict[str, Any] = {}
+        self._pulse = Pulse()
         self._counting = True
         self._counted_at = time.monotonic()
 
@@ -125,6 +157,7 @@ class Endpoint:
         self.count("bertopic_turned_away_total", len(requests) - accepted)
         if time.monotonic() - self._counted_at > _SECONDS_BETWEEN_COUNTS:
             self._pass_counts_on()
+        self._pulse.end_if_late()
         return responses
 
     def _room_for(self, arrays: Sequence[NDArray[Any]]) -> int:

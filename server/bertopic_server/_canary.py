@@ -14,8 +14,8 @@ from typing import Any
 
 from bertopic_engine.serving import CANARY
 
-# How Triton turns requests away that it has no room or no time for.
-_BUSY = ("Exceeds maximum queue size", "Request timeout expired")
+# How requests are turned away that there is no room or no time for: by Triton, and by the models.
+_BUSY = ("Exceeds maximum queue size", "Request timeout expired", "has more to do than it can answer soon")
 
 
 class Outcome(Enum):
@@ -23,7 +23,7 @@ class Outcome(Enum):
 
     answered = "answered"
     busy = "busy"
-    """Triton turned it away: its queue is full"""
+    """turned away, for there is too much to do"""
     refused = "refused"
     """the model, or Triton for it, answered with an error"""
     silent = "silent"

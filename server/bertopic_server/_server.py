@@ -27,7 +27,7 @@ from bertopic_engine import StorageError
 from bertopic_engine._storage import read_manifest, verify_files
 
 from ._exceptions import BadRepository, LoadFailed, PortInUse, StartFailed
-from ._models import is_called, models_of
+from ._models import keeps_previous, models_of
 from ._stubs import Idleness, Stubs
 from ._tls import Tls
 from ._triton import Triton, find_triton
@@ -167,6 +167,12 @@ class TritonServer:
         self._log_reader: threading.Thread | None = None
 
     @property
+    def pid(self) -> int:
+        """Process id of tritonserver."""
+        assert self._process is not None, "the server was not started"
+        return self._process.pid
+
+    @property
     def triton_models(self) -> list[str]:
         """The models that Triton knows, in the order in which they are put in place."""
         return models_of(self.models)
@@ -247,9 +253,9 @@ class TritonServer:
         with ThreadPoolExecutor(1) as thread:
             answer = thread.submit(self._admin, f"repository/models/{model}/load", self.ready_timeout)
             while not wait([answer], _POLL_SECONDS).done:
-                if idleness.lasts(loading := self.stubs.loading(model)):
-                    for stub in loading:
-                        stub.kill()
+                if self.workspace.is_python(model) and idleness.lasts(self.stubs.loading(model)):
+                    # It fails once this process ends, or else Triton itself must.
+                    self._end_loading(model)
         try:
             answer.result()
         except urllib.error.HTTPError as error:
@@ -283,14 +289,15 @@ class TritonServer:
         self.stop()
 
     def _launch(self) -> None:
+        if missing := self.workspace.missing_file():
+            raise StartFailed(f"{missing} is gone. Keep the folder that is served where it is, or serve another.")
         for _ in range(_STARTS):
-            self._spawn()
-            if self._becomes_ready():
+            if self._becomes_ready(self._spawn()):
                 return
             self.kill()
         raise StartFailed(f"tritonserver stopped short of being ready {_STARTS} times. {self._reason()}")
 
-    def _spawn(self) -> None:
+    def _spawn(self) -> subprocess.Popen[str]:
         self._log.clear()
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), *self._command],
@@ -304,8 +311,9 @@ class TritonServer:
         )
         self._log_reader = threading.Thread(target=self._read_log, args=(self._process,), daemon=True)
         self._log_reader.start()
+        return self._process
 
-    def _becomes_ready(self) -> bool:
+    def _becomes_ready(self, process: subprocess.Popen[str]) -> bool:
         """Wait until the server is ready, or has come to a standstill."""
         deadline = time.monotonic() + self.ready_timeout
         idleness = Idleness()
@@ -316,16 +324,24 @@ class TritonServer:
                 raise StartFailed(f"tritonserver ended with code {code}. {self._reason()}")
             if self.is_ready():
                 return True
-            if idleness.lasts(self.stubs.all()):
+            if idleness.lasts([process.pid, *self.stubs.all()]):
                 return False
         raise StartFailed(f"tritonserver was not ready after {self.ready_timeout:.0f} s. {self._reason()}")
 
+    def _end_loading(self, model: str) -> None:
+        loading = self.stubs.loading(model)
+        for stub in loading.values():
+            stub.kill()
+        if not loading:
+            self.kill()
+
     def _drain(self, deadline: float) -> None:
-        """Take the models out of service, callers before what they call, and wait until their requests are answered."""
-        called = [model for model in self.triton_models if is_called(model)]
+        """Take the models out of service, and wait until the requests that they hold are answered."""
+        # Callers need what they call, and clients the topics that their answers name.
+        needed = [model for model in self.triton_models if keeps_previous(model)]
         try:
-            self._unload([model for model in self.triton_models if model not in called], deadline)
-            self._unload(called, deadline)
+            self._unload([model for model in self.triton_models if model not in needed], deadline)
+            self._unload(needed, deadline)
         except OSError:
             return  # not answering, so there is nothing to wait for
 

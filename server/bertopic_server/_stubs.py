@@ -31,12 +31,6 @@ class Stub:
         """Whether a signal such as SIGSTOP suspended it."""
         return _status(self.pid)[0] == "T"
 
-    @property
-    def cpu_seconds(self) -> float:
-        """Processor time that it used since it started."""
-        fields = _status(self.pid)
-        return sum(map(int, fields[11:13])) / _TICKS_PER_SECOND if len(fields) > 12 else 0.0
-
     def kill(self) -> None:
         """End it, whatever it does."""
         try:
@@ -48,18 +42,18 @@ class Stub:
 class Idleness:
     """Tells when processes that should be busy have done next to nothing for a while.
 
-    Triton waits for ever for a new stub that was too slow to report, and that waits for Triton.
+    Triton waits for ever for a new stub that was too slow to report, or that ended instead.
     """
 
     def __init__(self) -> None:
         self._cpu_seconds = 0.0
         self._since = time.monotonic()
 
-    def lasts(self, stubs: Collection[Stub]) -> bool:
-        """Whether there are such processes and they do nothing; to be asked often."""
-        cpu_seconds = sum(stub.cpu_seconds for stub in stubs)
-        if not stubs or abs(cpu_seconds - self._cpu_seconds) > _LITTLE * _IDLE_SECONDS:
-            self._cpu_seconds, self._since = cpu_seconds, time.monotonic()
+    def lasts(self, pids: Collection[int]) -> bool:
+        """Whether processes, which may change from call to call, do nothing; to be asked often."""
+        total = sum(map(cpu_seconds, pids))
+        if abs(total - self._cpu_seconds) > _LITTLE * _IDLE_SECONDS:
+            self._cpu_seconds, self._since = total, time.monotonic()
         return time.monotonic() - self._since > _IDLE_SECONDS
 
 
@@ -77,44 +71,42 @@ class Stubs:
         self._seen: dict[int, Stub] = {}
         self._replaced: set[int] = set()
 
-    def serving(self, version: int) -> dict[int, Stub]:
-        """Those of a version that run now and are not replaced, by process id."""
-        alive = self._alive()
-        self._replaced &= alive.keys()
-        return {pid: stub for pid, stub in alive.items() if stub.version == version and pid not in self._replaced}
-
-    def loading(self, model: str) -> list[Stub]:
-        """Those of a model that run now and were not there at the last `replace`."""
-        return [s for s in self._alive().values() if s.model == model and s.pid not in self._replaced]
-
-    def all(self) -> list[Stub]:
-        """Those of all models and versions that run now."""
-        return [*self._alive().values()]
-
-    def replace(self, model: str) -> list[Stub]:
-        """Those of a model that run now; from here on they may end."""
-        replaced = [stub for stub in self._alive().values() if stub.model == model]
-        self._replaced.update(stub.pid for stub in replaced)
-        return replaced
-
-    def clear(self) -> None:
-        """Kill all, and delete the shared memory of all that were ever seen: for when their tritonserver is gone."""
-        deadline = time.monotonic() + 10
-        while (alive := self._alive()) and time.monotonic() < deadline:
-            for stub in alive.values():
-                stub.kill()
-            time.sleep(0.02)
-        for stub in self._seen.values():
-            (_SHARED_MEMORY / stub.region).unlink(missing_ok=True)
-        self._seen.clear()
-
-    def _alive(self) -> dict[int, Stub]:
+    def all(self) -> dict[int, Stub]:
+        """Those of all models and versions that run now, by process id."""
         pids = (int(entry.name) for entry in os.scandir("/proc") if entry.name.isdigit())
         found = {pid: stub for pid in pids if (stub := self._read(pid))}
         # What a model starts bears the model's command line for a moment.
         alive = {pid: stub for pid, stub in found.items() if _parent(pid) not in found}
         self._seen.update(alive)
         return alive
+
+    def serving(self, version: int) -> dict[int, Stub]:
+        """Those of a version that run now and are not replaced, by process id."""
+        alive = self.all()
+        self._replaced &= alive.keys()
+        return {pid: stub for pid, stub in alive.items() if stub.version == version and pid not in self._replaced}
+
+    def loading(self, model: str) -> dict[int, Stub]:
+        """Those of a model that run now and were not there at the last `replace`, by process id."""
+        alive = self.all()
+        return {pid: stub for pid, stub in alive.items() if stub.model == model and pid not in self._replaced}
+
+    def replace(self, model: str) -> list[Stub]:
+        """Those of a model that run now; from here on they may end."""
+        replaced = [stub for stub in self.all().values() if stub.model == model]
+        self._replaced.update(stub.pid for stub in replaced)
+        return replaced
+
+    def clear(self) -> None:
+        """Kill all, and delete the shared memory of all that were ever seen: for when their tritonserver is gone."""
+        deadline = time.monotonic() + 10
+        while (alive := self.all()) and time.monotonic() < deadline:
+            for stub in alive.values():
+                stub.kill()
+            time.sleep(0.02)
+        for stub in self._seen.values():
+            (_SHARED_MEMORY / stub.region).unlink(missing_ok=True)
+        self._seen.clear()
 
     def _read(self, pid: int) -> Stub | None:
         try:
@@ -126,6 +118,12 @@ class Stubs:
             return None
         model, version, _ = script.removeprefix(self._models).split(os.sep, 2)
         return Stub(pid, model, int(version), os.fsdecode(arguments[2]))
+
+
+def cpu_seconds(pid: int) -> float:
+    """Processor time that a process used since it started."""
+    fields = _status(pid)
+    return sum(map(int, fields[11:13])) / _TICKS_PER_SECOND if len(fields) > 12 else 0.0
 
 
 def _parent(pid: int) -> int:

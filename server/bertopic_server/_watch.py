@@ -21,7 +21,7 @@ from ._canary import Outcome, Sung, sing
 from ._exceptions import ServerError
 from ._models import callee
 from ._server import TritonServer
-from ._stubs import Stub
+from ._stubs import Stub, cpu_seconds
 
 _LOOK_SECONDS = 0.25
 _CANARY_SECONDS = 1.0
@@ -192,10 +192,10 @@ class Watch:
         elapsed = now - health.looked_at
         if elapsed < _LATE_SECONDS:
             return
-        cpu_seconds = sum(stub.cpu_seconds for stub in stubs)
-        if cpu_seconds - health.cpu_seconds > _COMPUTING * elapsed:
+        used = sum(cpu_seconds(stub.pid) for stub in stubs)
+        if used - health.cpu_seconds > _COMPUTING * elapsed:
             health.computed_at = now
-        health.looked_at, health.cpu_seconds = now, cpu_seconds
+        health.looked_at, health.cpu_seconds = now, used
         try:
             statistics = self._server.statistics(model)
         except (OSError, ValueError):

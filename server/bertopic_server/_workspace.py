@@ -56,6 +56,15 @@ class Workspace:
         """Make a version look changed, without which Triton does not load it again."""
         (self.models / model / str(version)).touch()
 
+    def is_python(self, model: str) -> bool:
+        """Whether a process of its own runs the model."""
+        return any((self.models / model).glob("*/model.py"))
+
+    def missing_file(self) -> Path | None:
+        """A file that was placed here, and is no longer where it was."""
+        links = (path for path in self.models.glob("*/*/*") if path.is_symlink() and not path.exists())
+        return next((link.readlink() for link in links), None)
+
     def remove(self) -> None:
         """Delete the folder."""
         shutil.rmtree(self._folder, ignore_errors=True)

@@ -18,7 +18,7 @@ from bertopic_engine import TopicPredictor, UmapTransform
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-DTYPES = {"FP32": np.dtype("<f4"), "INT32": np.dtype("<i4"), "INT64": np.dtype("<i8")}
+DTYPES: dict[str, Any] = {"FP32": np.dtype("<f4"), "INT32": np.dtype("<i4"), "INT64": np.dtype("<i8")}
 NAMES = {11: "FP32", 8: "INT32", 9: "INT64", 13: "BYTES"}
 CONTENTS = {"FP32": "fp32_contents", "INT32": "int_contents", "INT64": "int64_contents", "BYTES": "bytes_contents"}
 

@@ -98,7 +98,7 @@ class Serve:
         """The processes of a python model that run now."""
         option = "--model-repository="
         (folder,) = (argument for argument in command_line(self.tritonserver) if argument.startswith(option))
-        return [stub for stub in Stubs(Path(folder.removeprefix(option))).all() if stub.model == model]
+        return [stub for stub in Stubs(Path(folder.removeprefix(option))).all().values() if stub.model == model]
 
 
 class Truth:

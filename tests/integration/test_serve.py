@@ -74,7 +74,7 @@ def test_requests_in_flight_are_answered(repository: Path, trained: Any) -> None
     answers: list[Any] = []
 
     def ask() -> None:
-        with TopicClient(address.grpc_url, retries=0, max_in_flight=8) as client:
+        with TopicClient(address.grpc_url, retries=0, max_in_flight=len(texts)) as client:
             answers.append(client.predict(texts))
 
     thread = threading.Thread(target=ask)

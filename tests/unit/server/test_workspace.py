@@ -53,6 +53,15 @@ def test_versions_come_and_go(workspace: Workspace, repository: Path) -> None:
     assert (repository / "A-umap" / "1" / "model.py").is_file()
 
 
+def test_what_is_gone_is_named(workspace: Workspace, repository: Path) -> None:
+    workspace.place("A-umap", repository, 1)
+    assert workspace.is_python("A-umap")
+    assert workspace.missing_file() is None
+    code = repository / "A-umap" / "1" / "model.py"
+    code.unlink()
+    assert workspace.missing_file() == code
+
+
 @pytest.mark.parametrize("given", ["", "version_policy { all {} }\n"], ids=["none", "a person's"])
 def test_two_versions_of_topics_unless_a_person_says_otherwise(
     workspace: Workspace, repository: Path, given: str
