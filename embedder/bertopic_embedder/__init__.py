@@ -1,7 +1,14 @@
 """Sentence embeddings without torch: a sentence-transformers model as an ONNX graph and a tokenizer."""
 
 from ._encoder import Embedder, OnnxEncoder
-from ._exceptions import EmbedderError, InvalidText, UnreadableEmbedder, UnsupportedEmbedder, VerificationError
+from ._exceptions import (
+    EmbedderError,
+    InvalidText,
+    InvalidTokens,
+    UnreadableEmbedder,
+    UnsupportedEmbedder,
+    VerificationError,
+)
 from ._export import EmbedderReport, export
 from ._remote import TritonEncoder, triton_embedder
 from ._tokenizer import Call, Plan, TokenBatch, Tokenizer, decode
@@ -12,6 +19,7 @@ __all__ = [
     "EmbedderError",
     "EmbedderReport",
     "InvalidText",
+    "InvalidTokens",
     "OnnxEncoder",
     "Plan",
     "TokenBatch",

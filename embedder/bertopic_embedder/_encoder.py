@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ._exceptions import UnreadableEmbedder
+from ._exceptions import InvalidTokens, UnreadableEmbedder
 from ._tokenizer import Call, Plan, Tokenizer
 
 GRAPH = "model.onnx"
@@ -38,9 +38,22 @@ class OnnxEncoder:
         Returns
         -------
         float32 [n, dim]
+
+        Raises
+        ------
+        InvalidTokens
+            Ids that the network has no embedding for, or arrays of different shapes.
         """
+        from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
+
         feed = {"INPUT_IDS": input_ids, "ATTENTION_MASK": attention_mask}
-        embeddings: NDArray[np.float32] = self._session.run(["EMBEDDING"], feed)[0]
+        try:
+            embeddings: NDArray[np.float32] = self._session.run(["EMBEDDING"], feed)[0]
+        except InvalidArgument as error:
+            raise InvalidTokens(
+                f"INPUT_IDS {input_ids.shape} and ATTENTION_MASK {attention_mask.shape} cannot be encoded: {error}. "
+                "Take them from the tokenizer that belongs to this network."
+            ) from error
         return embeddings
 
     @classmethod

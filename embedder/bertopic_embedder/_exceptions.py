@@ -4,7 +4,8 @@ EmbedderError
 ├── UnsupportedEmbedder   a sentence-transformers model with a module or option that cannot be exported
 ├── VerificationError     the exported graph gives other embeddings than sentence-transformers
 ├── UnreadableEmbedder    the folder does not hold what `export` writes, or no model could be loaded
-└── InvalidText           bytes that are not UTF-8, or too many
+├── InvalidText           bytes that are not UTF-8, or too many
+└── InvalidTokens         token ids that the network cannot encode
 """
 
 
@@ -26,3 +27,7 @@ class UnreadableEmbedder(EmbedderError):
 
 class InvalidText(EmbedderError, ValueError):
     """Bytes that are not UTF-8, or too many."""
+
+
+class InvalidTokens(EmbedderError, ValueError):
+    """Token ids that the network cannot encode."""

@@ -15,7 +15,7 @@ from ._splits import padded_length, split_by_length
 SETTINGS = "embedder.json"
 TOKENIZER = "tokenizer.json"
 # Tokenising a text takes time for all of it, although the model reads only its beginning.
-LONGEST_TEXT = 1_000_000
+LONGEST_TEXT = 2_000_000
 
 
 class TokenBatch(NamedTuple):

@@ -1,4 +1,4 @@
-"""A real tritonserver over the converted test model, for requests that mean it ill."""
+"""A real tritonserver over the converted test model, for those who mean it ill."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ from bertopic_server import Address, TritonServer
 @pytest.fixture(scope="module")
 def triton(repository: Path) -> Iterator[TritonServer]:
     """Of this module alone: what a test breaks stays its own."""
-    with TritonServer(repository, Address.on_free_ports()) as running:
-        yield running
+    server = TritonServer(repository, Address.on_free_ports())
+    server.start()
+    yield server
+    # A model that was asked badly may never finish what it holds.
+    server.stop(timeout=5)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -58,7 +58,9 @@ def with_value(value: float) -> np.ndarray[Any, Any]:
         pytest.param(with_value(INF), "(?i)inf", id="inf"),
         pytest.param(row(0.0), "(?i)zero", id="zero vector"),
         pytest.param(row().astype(np.float64), "FP64", id="float64"),
-        pytest.param(np.repeat(row(), 1025, axis=0), "1,025 rows, expected at most 1,024", id="more rows than a request may have"),
+        pytest.param(
+            np.repeat(row(), 1025, axis=0), "1,025 rows, expected at most 1,024", id="more rows than a request may have"
+        ),
         pytest.param(row()[0], "(?i)shape|dim|batch", id="no batch dimension"),
     ],
 )

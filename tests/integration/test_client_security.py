@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 from bertopic_client import AccessDenied, AsyncTopicClient, ConnectionFailed, Tls, TopicClient
 from bertopic_server import Address, TritonServer
+from bertopic_server import Tls as ServerTls
 
 TOKEN = "Bearer s3cret"
 # Triton wants this before the name that it is told to check.
@@ -27,18 +28,11 @@ class Secured(NamedTuple):
 
 
 class StrictServer(TritonServer):
-    """Triton with mutual TLS over gRPC, which answers inferences with a token only."""
+    """Triton which answers inferences with a token only."""
 
-    folder: Path
-
-    def _arguments(self, backends: Path | None) -> list[str]:
+    def _tritonserver(self, triton: Any) -> list[str]:
         return [
-            *super()._arguments(backends),
-            "--grpc-use-ssl=true",
-            "--grpc-use-ssl-mutual=true",
-            f"--grpc-server-cert={self.folder / 'server.pem'}",
-            f"--grpc-server-key={self.folder / 'server.key'}",
-            f"--grpc-root-cert={self.folder / 'ca.pem'}",
+            *super()._tritonserver(triton),
             f"--grpc-restricted-protocol=inference:authorization={TOKEN}",
             f"--http-restricted-api=inference:authorization={TOKEN}",
         ]
@@ -64,8 +58,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def secured(repository: Path, folder: Path) -> Iterator[Secured]:
-    server = StrictServer(repository, Address.on_free_ports())
-    server.folder = folder
+    own = ServerTls(folder / "server.pem", folder / "server.key", folder / "ca.pem")
+    server = StrictServer(repository, Address.on_free_ports(), tls=own)
     tls = Tls(ca=folder / "ca.pem", certificate=folder / "client.pem", key=folder / "client.key")
     with server, Proxy(folder, server.address.http_port) as port:
         grpc_url = server.address.grpc_url.replace("grpc://", "grpcs://")

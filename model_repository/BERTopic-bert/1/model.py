@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
-from bertopic_embedder import OnnxEncoder
+from bertopic_embedder import InvalidTokens, OnnxEncoder
 
 
 class TritonPythonModel:
@@ -17,14 +17,22 @@ class TritonPythonModel:
     def execute(self, requests):
         # Triton batches requests of one length only, so they stack as they are.
         input_ids, attention_mask = (
-            np.concatenate([pb_utils.get_input_tensor_by_name(request, name).as_numpy() for request in requests])
+            [pb_utils.get_input_tensor_by_name(request, name).as_numpy() for request in requests]
             for name in ("INPUT_IDS", "ATTENTION_MASK")
         )
-        embeddings = self.encoder.encode(input_ids, attention_mask)
-        responses, start = [], 0
-        for request in requests:
-            stop = start + len(pb_utils.get_input_tensor_by_name(request, "INPUT_IDS").as_numpy())
-            tensor = pb_utils.Tensor("EMBEDDING", embeddings[start:stop])
-            responses.append(pb_utils.InferenceResponse([tensor]))
-            start = stop
-        return responses
+        try:
+            embeddings = self.encoder.encode(np.concatenate(input_ids), np.concatenate(attention_mask))
+        except InvalidTokens as error:
+            if len(requests) > 1:
+                return [self.execute([request])[0] for request in requests]
+            return [_refused(error)]
+        stops = np.cumsum([len(rows) for rows in input_ids])
+        return [_answer(part) for part in np.split(embeddings, stops[:-1])]
+
+
+def _answer(embeddings):
+    return pb_utils.InferenceResponse([pb_utils.Tensor("EMBEDDING", embeddings)])
+
+
+def _refused(error):
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG))
