@@ -42,16 +42,17 @@ class OnnxEncoder:
         Raises
         ------
         InvalidTokens
-            Ids that the network has no embedding for, or arrays of different shapes.
+            Rows without tokens, ids that the network has no embedding for, or a mask of another shape.
         """
         from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 
+        _check(input_ids, attention_mask)
         feed = {"INPUT_IDS": input_ids, "ATTENTION_MASK": attention_mask}
         try:
             embeddings: NDArray[np.float32] = self._session.run(["EMBEDDING"], feed)[0]
         except InvalidArgument as error:
             raise InvalidTokens(
-                f"INPUT_IDS {input_ids.shape} and ATTENTION_MASK {attention_mask.shape} cannot be encoded: {error}. "
+                f"INPUT_IDS of shape {input_ids.shape} cannot be encoded: {error}. "
                 "Take them from the tokenizer that belongs to this network."
             ) from error
         return embeddings
@@ -78,6 +79,19 @@ class OnnxEncoder:
         except Exception as error:  # ONNX Runtime's exceptions have no common base
             raise UnreadableEmbedder(f"{path} is missing or damaged ({error}). Convert the model again.") from error
         return cls(session)
+
+
+def _check(input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> None:
+    """Refuse what the graph would take for something else: it counts negative ids from the vocabulary's end."""
+    if input_ids.ndim != 2 or input_ids.shape != attention_mask.shape:
+        raise InvalidTokens(
+            f"INPUT_IDS have the shape {input_ids.shape} and ATTENTION_MASK {attention_mask.shape}, expected the same "
+            "(n, length) of both."
+        )
+    if (input_ids < 0).any() or (attention_mask & ~1).any():
+        raise InvalidTokens("INPUT_IDS hold negative numbers, or ATTENTION_MASK others than 0 and 1.")
+    if not (has_tokens := attention_mask.any(axis=1)).all():
+        raise InvalidTokens(f"row {int(has_tokens.argmin())} of ATTENTION_MASK is all 0, expected at least one token.")
 
 
 class Encoder(Protocol):

@@ -173,13 +173,15 @@ def decode(texts: NDArray[np.object_]) -> list[str]:
 
     Parameters
     ----------
-    texts : object [n, 1] or [n], of bytes
+    texts : object [n, 1], of bytes
 
     Raises
     ------
     InvalidText
-        Names the row that is not UTF-8, or longer than LONGEST_TEXT.
+        Another shape; or names the row that is not UTF-8, or longer than LONGEST_TEXT.
     """
+    if texts.ndim != 2 or texts.shape[1] != 1:
+        raise InvalidText(f"the texts have the shape {texts.shape}, expected (n, 1): one text a row.")
     return [_decode(row, data) for row, data in enumerate(texts.reshape(-1))]
 
 

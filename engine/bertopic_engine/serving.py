@@ -75,6 +75,13 @@ def sibling(args: Mapping[str, str], model: str) -> Path:
     return Path(args["model_repository"]).parent / f"{name}-{model}" / args["model_version"]
 
 
+def _is_canary(request: Any) -> bool:
+    try:
+        return bool(request.request_id() == CANARY)
+    except UnicodeDecodeError:  # an id of other bytes
+        return False
+
+
 class Pulse:
     """Ends this process if it stood still for long, be it stopped, starved or on a machine that slept.
 
@@ -148,7 +155,7 @@ class Endpoint:
         Triton no longer prepares a batch while an instance is busy, and requests that come just before it
         is done are then noticed only by a timer of half a second.
         """
-        self._counting = any(request.request_id() != CANARY for request in requests)
+        self._counting = not all(map(_is_canary, requests))
         tensor = self._pb_utils.get_input_tensor_by_name
         arrays = [tensor(request, self._input).as_numpy() for request in requests]
         accepted = self._room_for(arrays)

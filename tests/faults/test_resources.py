@@ -70,9 +70,9 @@ def test_file_descriptors_that_run_out(triton: TritonServer, trained: Any) -> No
         expected = connected.predict(texts).topics.tolist()
         with _no_more_descriptors(_parent(next(iter(stubs)))):
             # A connection of its own; those over gRPC are shared within a process.
-            with TopicClient(triton.address.http_url, timeout=2, retries=0) as late:
-                with pytest.raises((Timeout, Unavailable)):
-                    late.predict(texts)
+            late = TopicClient(triton.address.http_url, timeout=2, retries=0)
+            with late, pytest.raises((Timeout, Unavailable)):
+                late.predict(texts)
             assert connected.predict(texts).topics.tolist() == expected
     with TopicClient(triton.address.http_url) as again:
         assert again.predict(texts).topics.tolist() == expected

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
-from bertopic_embedder import InvalidTokens, OnnxEncoder
+from bertopic_embedder import OnnxEncoder
 
 
 class TritonPythonModel:
@@ -22,7 +22,7 @@ class TritonPythonModel:
         )
         try:
             embeddings = self.encoder.encode(np.concatenate(input_ids), np.concatenate(attention_mask))
-        except InvalidTokens as error:
+        except ValueError as error:
             if len(requests) > 1:
                 return [self.execute([request])[0] for request in requests]
             return [_refused(error)]

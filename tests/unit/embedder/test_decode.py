@@ -23,3 +23,9 @@ def test_a_text_that_would_take_long_to_tokenise_is_refused() -> None:
     array = np.array([[b"fine"], [b"x" * 2_000_001]], dtype=np.object_)
     with pytest.raises(InvalidText, match=r"row 1 has 2,000,001 bytes, expected at most 2,000,000"):
         decode(array)
+
+
+@pytest.mark.parametrize("shape", [(2,), (1, 2), (2, 1, 1)], ids=str)
+def test_one_text_a_row(shape: tuple[int, ...]) -> None:
+    with pytest.raises(InvalidText, match=r"expected \(n, 1\)"):
+        decode(np.full(shape, b"text", dtype=np.object_))
