@@ -5,13 +5,14 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
 PIP = $(VENV)/bin/pip --disable-pip-version-check
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help demo test check bench clean
+.PHONY: help demo test check bench soak clean
 
 help:
 	@echo "make demo [TEXTS=file.jsonl] [COLUMN=text]   train, convert, serve and predict: the whole way"
 	@echo "make test                                    every test, those against a real tritonserver too"
 	@echo "make check                                   lint, format, types"
 	@echo "make bench                                   the benchmarks that the README quotes"
+	@echo "make soak                                    the long forms: a million rows, hours of faults and overload"
 	@echo "make clean                                   remove the environment and the demo's models"
 
 demo: $(VENV)/.demo
@@ -27,8 +28,15 @@ check: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(VENV)/bin/python benchmarks/end_to_end.py --out benchmarks/results $(if $(TEXTS),--texts "$(TEXTS)")
+	$(VENV)/bin/python benchmarks/serving.py --out benchmarks/results $(if $(TEXTS),--texts "$(TEXTS)")
 	$(VENV)/bin/python benchmarks/engine.py --out benchmarks/results
 	$(VENV)/bin/python benchmarks/neighbors.py --out benchmarks/results
+
+soak: $(VENV)/.dev
+	$(VENV)/bin/python benchmarks/soak.py --out benchmarks/results $(if $(TEXTS),--texts "$(TEXTS)")
+	$(VENV)/bin/python benchmarks/soak.py --faults $(if $(TEXTS),--texts "$(TEXTS)")
+	$(VENV)/bin/python benchmarks/overload.py --out benchmarks/results $(if $(TEXTS),--texts "$(TEXTS)")
+	BERTOPIC_SOAK=1 $(VENV)/bin/python -m pytest tests/faults
 
 clean:
 	rm -rf $(VENV) .demo

@@ -211,6 +211,10 @@ def _replacing(out: Path, name: str) -> Iterator[Path]:
         _keep_other_models(out, temporary, name)
         yield temporary
         _swap(temporary, out)
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {error.filename or out} ({error.strerror}). Make room for it, or give another --out."
+        ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

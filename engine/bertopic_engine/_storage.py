@@ -30,9 +30,14 @@ def save_arrays(path: Path, arrays: Arrays) -> None:
 
 
 def require_file(path: Path) -> None:
-    """Raise MissingFile unless `path` is a file."""
-    if not path.is_file():
-        raise MissingFile(f"{path} is missing. Convert the model again, or restore the file from a backup.")
+    """Raise MissingFile unless `path` is a file, and StorageError unless it may be read."""
+    try:
+        if path.is_file():
+            path.open("rb").close()
+            return
+    except OSError as error:
+        raise StorageError(f"{path} cannot be read ({error.strerror}). Let this user read it.") from error
+    raise MissingFile(f"{path} is missing. Convert the model again, or restore the file from a backup.")
 
 
 def load_arrays(path: Path) -> Arrays:
@@ -91,7 +96,14 @@ def read_manifest(repository: Path) -> dict[str, Any]:
             f"{path} has format version {found}; this version of bertopic-inference reads version "
             f"{FORMAT_VERSION}. Convert the model again with this version."
         )
+    models = manifest.get("models")
+    if not isinstance(models, dict) or not models or not all(map(_has_files, models.values())):
+        raise StorageError(f"{path} lists no models with their files: it is damaged. Convert the model again.")
     return manifest
+
+
+def _has_files(model: object) -> bool:
+    return isinstance(model, dict) and isinstance(model.get("files"), dict)
 
 
 def verify_files(repository: Path, name: str | None = None) -> None:

@@ -84,6 +84,9 @@ def _in_a_sentence(command: Callable[P, R]) -> Callable[P, R]:
         except (ServerError, TopicClientError, ConversionError, EmbedderError, EngineError) as error:
             _complain(str(error))
             raise typer.Exit(1) from error
+        except OSError as error:
+            _complain(f"{error.filename}: {error.strerror}." if error.filename else str(error))
+            raise typer.Exit(1) from error
         except ModuleNotFoundError as error:
             _complain(
                 f"this needs the package {error.name}. Install it with `pip install 'bertopic-inference[convert]'`, "

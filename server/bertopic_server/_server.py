@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import secrets
 import signal
 import socket
@@ -26,7 +27,7 @@ from typing import Any
 from bertopic_engine import StorageError
 from bertopic_engine._storage import read_manifest, verify_files
 
-from ._exceptions import BadRepository, LoadFailed, PortInUse, StartFailed
+from ._exceptions import BadRepository, LoadFailed, PortInUse, StartFailed, Unservable
 from ._models import keeps_previous, models_of
 from ._stubs import Idleness, Stubs
 from ._tls import Tls
@@ -34,6 +35,7 @@ from ._triton import Triton, find_triton
 from ._workspace import Workspace
 
 _ADMIN_HEADER = "admin-key"
+_DESCRIPTORS = 512
 _RESTRICTED = "model-repository,shared-memory,trace,logging"
 _LOG_LINE = re.compile(r'^(?P<level>[IWEF])\d{4} [\d:.]+ \d+ [\w.]+:\d+\] "?(?P<message>.*?)"?$')
 # What a machine without a GPU makes Triton complain of.
@@ -184,6 +186,7 @@ class TritonServer:
     def start(self) -> None:
         """Start the server and wait until it is ready."""
         self.models = converted_names(self.repository)
+        _check_descriptors()
         for port in (self.address.http_port, self.address.grpc_port):
             _check_port(self.address.host, port)
         if self.metrics_port is None:
@@ -415,6 +418,15 @@ def _message(error: urllib.error.HTTPError) -> str:
         return str(json.loads(body)["error"])
     except (ValueError, KeyError, TypeError):
         return body or str(error)
+
+
+def _check_descriptors() -> None:
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if allowed != resource.RLIM_INFINITY and allowed < _DESCRIPTORS:
+        raise Unservable(
+            f"this process may open {allowed} files and connections, and tritonserver needs {_DESCRIPTORS}, besides one for "
+            "each client. Raise the limit with `ulimit -n 4096`."
+        )
 
 
 def _check_port(host: str, port: int) -> None:

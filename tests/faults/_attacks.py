@@ -261,8 +261,8 @@ def _shape(rng: random.Random, draft: Draft) -> None:
     tensor = rng.choice(draft.inputs)
     place = rng.randrange(len(tensor.shape))
     # Dimensions that some product with the size of an element wraps around 64 bits.
-    wrapping = [2**31, 2**32, 2**32 + 1, 2**33, 2**62, 2**63 - 1]
-    sizes = [-1, -(2**63), 0, 1, 2, 383, 1025, 65, 600, *([] if draft.model in VARIABLE else wrapping)]
+    wrapping = [-(2**63), 2**31, 2**32, 2**32 + 1, 2**33, 2**62, 2**63 - 1]
+    sizes = [-1, 0, 1, 2, 383, 1025, 65, 600, *([] if draft.model in VARIABLE else wrapping)]
     match rng.randrange(4):
         case 0:
             tensor.shape = []

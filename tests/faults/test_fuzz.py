@@ -79,7 +79,7 @@ def test_every_answer_is_right_or_says_what_is_wrong(
         reply = attack.send()
         kinds[f"{attack.what.split(maxsplit=1)[0]} {reply.kind}"] += 1
         wrong = _judged(attack, reply, oracle)
-        return wrong and f"seed {seed}, {attack.what:.100}: {wrong:.500}"
+        return wrong and f"seed {seed}, {attack.what:.100}: {' '.join(wrong.split()):.300}"
 
     with ThreadPoolExecutor(SENDERS) as senders:
         complaints = [wrong for wrong in senders.map(run, range(FIRST_SEED, FIRST_SEED + REQUESTS)) if wrong]

@@ -11,6 +11,7 @@ import io
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -144,7 +145,9 @@ def test_interrupted_it_says_how_to_go_on(triton: TritonServer, folder: Path, nu
         said = process.communicate(timeout=30)[1]
     assert process.returncode == 130
     assert "go on with --resume" in " ".join(said.split())
-    assert f"{runs.n_kept():,} rows are kept" in " ".join(said.split())
+    kept = int(re.findall(r"([\d,]+) rows are kept", " ".join(said.split()))[-1].replace(",", ""))
+    # The signal may come between a row's writing and its counting.
+    assert kept <= runs.n_kept() <= kept + 1
     assert runs.finish("--resume")[0] == 3
 
 

@@ -59,7 +59,7 @@ def test_prints_a_table_and_writes_figures_and_a_picture(
         pytest.param(["--seeds", "1"], 2, "Invalid value for '--seeds'", id="one seed"),
         pytest.param(["--limit", "0"], 2, "Invalid value for '--limit'", id="no texts"),
         pytest.param(["--texts", "missing.txt"], 1, "missing.txt does not exist", id="no such texts"),
-        pytest.param(["--column", "title"], 1, '"title"', id="no such column"),
+        pytest.param(["--column", "title"], 1, "no field 'title'", id="no such column"),
         pytest.param(["--json", "nowhere/a.json"], 1, "folder of nowhere/a.json does not exist", id="no folder"),
         pytest.param(["--plot", "a.bmp"], 1, "ends in '.bmp'", id="unknown picture"),
         pytest.param(["--name", "Other"], 1, "holds no model 'Other'", id="no such name"),
