@@ -27,7 +27,7 @@ from ._oracle import (
     Oracle,
     Reply,
     Tensor,
-    Unsound,
+    Unreadable,
     length_prefixed,
     outputs_of_grpc,
     outputs_of_http,
@@ -431,7 +431,7 @@ def _parsed(data: bytes) -> Draft:
     try:
         return read_grpc(ModelInferRequest.FromString(data))
     except DecodeError as error:
-        raise Unsound("no message") from error
+        raise Unreadable("no message") from error
 
 
 # What damages bytes.
@@ -445,7 +445,7 @@ def _flipped(rng: random.Random, data: bytes) -> bytes:
 
 
 def _cut(rng: random.Random, data: bytes) -> bytes:
-    start, stop = sorted((rng.randint(0, len(data)), rng.randint(0, len(data))))
+    start, stop = sorted((rng.randint(1, len(data)), rng.randint(1, len(data))))
     return data[:start] if rng.random() < 0.5 else data[:start] + data[stop:]
 
 

@@ -135,6 +135,7 @@ def _predict(repository: Path, texts: list[str], console: Console) -> None:
             answers = [client.predict(batch) for batch in tracked(batches, "Topics of texts", console)]
             of_texts = time.perf_counter() - started
             embeddings = np.concatenate([client.embed(batch) for batch in tracked(batches, "Embedding", console)])
+            client.predict(embeddings[:1])
             started = time.perf_counter()
             again = client.predict(embeddings)
             of_embeddings = time.perf_counter() - started
