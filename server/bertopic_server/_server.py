@@ -424,8 +424,8 @@ def _check_descriptors() -> None:
     allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if allowed != resource.RLIM_INFINITY and allowed < _DESCRIPTORS:
         raise Unservable(
-            f"this process may open {allowed} files and connections, and tritonserver needs {_DESCRIPTORS}, besides one "
-            "for each client. Raise the limit with `ulimit -n 4096`."
+            f"this process may open {allowed} files and connections, and tritonserver needs {_DESCRIPTORS}, and "
+            "one for each client. Raise the limit with `ulimit -n 4096`."
         )
 
 
