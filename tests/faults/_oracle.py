@@ -233,7 +233,8 @@ def outputs_of_http(header_length: str | None, body: bytes) -> dict[str, Any]:
     length = int(header_length or len(body))
     rest = body[length:]
     outputs = {}
-    for output in json.loads(body[:length])["outputs"]:
+    # An id comes back as it was given, text or not.
+    for output in json.loads(body[:length].decode("utf-8", "replace"))["outputs"]:
         size = output.get("parameters", {}).get("binary_data_size")
         if size is None:
             values = np.array(output["data"], object if output["datatype"] == "BYTES" else None)

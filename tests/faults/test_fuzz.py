@@ -36,6 +36,7 @@ TRITONS_OWN = (
     r"500 .*attempt to (access JSON|get members)",  # the same
     r"500 .*decompress",  # a body that is not compressed as it says
     r"INTERNAL Unable to parse request",  # bytes that are no protobuf message
+    r"(500|INTERNAL) batch size \d+ for",  # no rows, so that the next dimension is taken for their number
 )
 # Triton's python backend meets a text whose length lies before any of the model's code runs, and refuses with it
 # whatever is in the same batch.
