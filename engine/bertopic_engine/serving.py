@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .batching import Part, stack
+from .topics import TopicPredictor
 
 # The id of requests that only ask whether a model answers: they are not counted.
 CANARY = "bertopic-inference: canary"
@@ -67,6 +68,16 @@ class Computed:
 
     def __getitem__(self, rows: slice) -> NDArray[Any]:
         return self._compute(rows)
+
+
+def topic_outputs(predictor: TopicPredictor, reduced: NDArray[np.float32]) -> dict[str, Rows]:
+    """What a model answers about reduced coordinates, float32 [n, n_components]: OUT, PROBABILITY and MEMBERSHIP."""
+    topics, probabilities = predictor.predict(reduced)
+    return {
+        "OUT": topics[:, None],
+        "PROBABILITY": probabilities[:, None],
+        "MEMBERSHIP": Computed(lambda rows: predictor.membership(reduced[rows])),
+    }
 
 
 def sibling(args: Mapping[str, str], model: str) -> Path:

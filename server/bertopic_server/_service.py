@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from ._operations import Metric, Operations
 from ._rollout import roll_out
 from ._server import Address, TritonServer, free_ports
 from ._tls import Tls
-from ._watch import Watch
+from ._watch import Watch, say
 
 # Seconds to wait before each start that follows an end, unless the server was ready in between.
 _PAUSES = (0.0, 1.0, 2.0, 4.0, 8.0)
@@ -155,9 +154,9 @@ class Service:
 
         def run() -> None:
             try:
-                _say(f"in place: {self.reload(progress=_say)}")
+                say(f"in place: {self.reload(progress=say)}")
             except ServerError as error:
-                _say(f"error: {error}")
+                say(f"error: {error}")
 
         threading.Thread(target=run, daemon=True).start()
 
@@ -229,7 +228,7 @@ class Service:
                 raise StartFailed(f"not every model answered within {self.server.ready_timeout:.0f} s. {reasons}")
 
     def _restart(self, code: int) -> None:
-        _say(f"tritonserver ended with code {code}; starting it again")
+        say(f"tritonserver ended with code {code}; starting it again")
         with self._change:
             self._watch.forget("tritonserver is being started again")
             reason = f"code {code}"
@@ -241,7 +240,7 @@ class Service:
                     self.server.restart()
                 except StartFailed as error:
                     reason = str(error)
-                    _say(reason)
+                    say(reason)
                 else:
                     self._watch.forget("tritonserver was started again, and the model was not asked yet")
                     return
@@ -249,8 +248,3 @@ class Service:
             f"tritonserver ended {len(_PAUSES) + 1} times in a row, and was given up. The last time: {reason} "
             "Start with --verbose to see why."
         )
-
-
-def _say(message: str) -> None:
-    sys.stderr.write(f"serve: {message}\n")
-    sys.stderr.flush()

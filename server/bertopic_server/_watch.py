@@ -185,7 +185,7 @@ class Watch:
                 self._reload(model, health)
                 return
         if min(now - self._heard_at, *(health.waited(now) for health in self.healths.values())) > _DEAF_SECONDS:
-            self._say(f"tritonserver did not answer for {_DEAF_SECONDS:.0f} s: ending it")
+            say(f"tritonserver did not answer for {_DEAF_SECONDS:.0f} s: ending it")
             self._server.kill()
 
     def _notice_progress(self, model: str, health: Health, stubs: list[Stub], now: float) -> None:
@@ -220,23 +220,25 @@ class Watch:
         health = self.healths[model]
         health.up, health.reason = False, fault
         health.recoveries += 1
-        self._say(f"{model}: {fault}; starting tritonserver again")
+        say(f"{model}: {fault}; starting tritonserver again")
         self._server.kill()
 
     def _reload(self, model: str, health: Health) -> None:
         if health.reloads == _RELOADS:
             self._replace(model, f"it answers with errors after {_RELOADS} reloads: {health.reason}")
             return
-        self._say(f"{model}: it answers with errors: {health.reason}; loading it again")
+        say(f"{model}: it answers with errors: {health.reason}; loading it again")
         health.reloads += 1
         health.recoveries += 1
         self._server.workspace.touch(model, self._server.version)
         try:
             self._server.load(model)
         except (ServerError, OSError) as error:
-            self._say(f"{model}: {error}")
+            say(f"{model}: {error}")
         health.forget("loaded again, and not asked yet")
 
-    def _say(self, message: str) -> None:
-        sys.stderr.write(f"serve: {message}\n")
-        sys.stderr.flush()
+
+def say(message: str) -> None:
+    """Tell whoever reads the standard error of `serve`."""
+    sys.stderr.write(f"serve: {message}\n")
+    sys.stderr.flush()

@@ -2,7 +2,7 @@
 
 import triton_python_backend_utils as pb_utils
 from bertopic_engine import TopicPredictor
-from bertopic_engine.serving import Computed, Endpoint, sibling
+from bertopic_engine.serving import Endpoint, sibling, topic_outputs
 
 
 class TritonPythonModel:
@@ -14,9 +14,4 @@ class TritonPythonModel:
         return self.endpoint.execute(requests)
 
     def compute(self, reduced):
-        topics, probabilities = self.topics.predict(reduced)
-        return {
-            "OUT": topics[:, None],
-            "PROBABILITY": probabilities[:, None],
-            "MEMBERSHIP": Computed(lambda rows: self.topics.membership(reduced[rows])),
-        }
+        return topic_outputs(self.topics, reduced)

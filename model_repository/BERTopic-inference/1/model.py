@@ -2,7 +2,7 @@
 
 import triton_python_backend_utils as pb_utils
 from bertopic_engine import TopicModel
-from bertopic_engine.serving import Computed, Endpoint, sibling
+from bertopic_engine.serving import Endpoint, sibling, topic_outputs
 
 
 class TritonPythonModel:
@@ -15,11 +15,6 @@ class TritonPythonModel:
 
     def compute(self, embeddings):
         reduced = self.model.umap.transform(embeddings)
-        topics, probabilities = self.model.topics.predict(reduced)
-        self.endpoint.count_topics(topics)
-        return {
-            "OUT": topics[:, None],
-            "PROBABILITY": probabilities[:, None],
-            "MEMBERSHIP": Computed(lambda rows: self.model.topics.membership(reduced[rows])),
-            "REDUCED": reduced,
-        }
+        outputs = topic_outputs(self.model.topics, reduced)
+        self.endpoint.count_topics(outputs["OUT"][:, 0])
+        return {**outputs, "REDUCED": reduced}

@@ -3,7 +3,7 @@
 import triton_python_backend_utils as pb_utils
 from bertopic_embedder import decode, triton_embedder
 from bertopic_engine import TopicModel
-from bertopic_engine.serving import Computed, Endpoint, sibling
+from bertopic_engine.serving import Endpoint, sibling, topic_outputs
 
 
 class TritonPythonModel:
@@ -19,13 +19,7 @@ class TritonPythonModel:
         plan = self.embedder.plan(decode(texts))
         embeddings = self.embedder.run(plan)
         reduced = self.model.umap.transform(embeddings)
-        topics, probabilities = self.model.topics.predict(reduced)
+        outputs = topic_outputs(self.model.topics, reduced)
         self.endpoint.count_texts(plan)
-        self.endpoint.count_topics(topics)
-        return {
-            "OUT": topics[:, None],
-            "PROBABILITY": probabilities[:, None],
-            "MEMBERSHIP": Computed(lambda rows: self.model.topics.membership(reduced[rows])),
-            "REDUCED": reduced,
-            "EMBEDDING": embeddings,
-        }
+        self.endpoint.count_topics(outputs["OUT"][:, 0])
+        return {**outputs, "REDUCED": reduced, "EMBEDDING": embeddings}
