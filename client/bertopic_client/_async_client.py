@@ -37,7 +37,7 @@ class AsyncTopicClient(BaseTopicClient[AsyncTransport]):
     """Topics of texts and embeddings, from Triton servers that serve a BERTopic model, for asyncio.
 
     Does what `TopicClient` does, and takes the same parameters. May be shared by the tasks of one event loop.
-    Cancelling a call cancels its requests.
+    Cancelling a call sends no more of its requests; over gRPC, those under way are still answered, to nobody.
 
     Parameters
     ----------

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any
 
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from ._address import Address
-from ._outcomes import from_grpc
+from ._outcomes import from_grpc, no_answer
 from ._requests import Answer, Infer, Readiness, Request, RowLimit, row_limit
 from ._security import Credentials
 
@@ -19,6 +21,12 @@ CHANNEL_OPTIONS = [
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
 ]
+# Triton before 24.12 can crash when a call is cancelled, by its caller or its deadline, in the moment that it is
+# answered (https://github.com/triton-inference-server/server/issues/7368). So what somebody no longer waits for
+# ends by itself: its own deadline comes this much later, in seconds.
+GRACE = 30.0
+# Seconds below which that moment is likely enough to avoid it in threads too, where waiting costs 0.1 ms.
+_SHORT = 1.0
 
 
 def encode(request: Infer) -> dict[str, Any]:
@@ -73,6 +81,8 @@ class GrpcTransport:
         how: dict[str, Any] = {"client_timeout": timeout, "headers": self._headers}
         try:
             match request:
+                case Infer() if timeout < _SHORT:
+                    return self._infer_within(request, timeout)
                 case Infer():
                     return decode(request, self._server.infer(**encode(request), **how))
                 case RowLimit(model):
@@ -84,3 +94,20 @@ class GrpcTransport:
 
     def close(self) -> None:
         self._server.close()
+
+    def _infer_within(self, request: Infer, timeout: float) -> Answer:
+        answer: Future[triton.InferResult] = Future()
+
+        def settle(result: triton.InferResult | None, error: InferenceServerException | None) -> None:
+            if error is None:
+                answer.set_result(result)
+            else:
+                answer.set_exception(error)
+
+        self._server.async_infer(
+            **encode(request), callback=settle, client_timeout=timeout + GRACE, headers=self._headers
+        )
+        try:
+            return decode(request, answer.result(timeout))
+        except FutureTimeout:
+            raise no_answer(request, self._address, timeout) from None

@@ -55,6 +55,9 @@ HTTP_ERRORS: dict[int, type[TopicClientError]] = {
 # Where the words say more than the code. gRPC, for one, reports a server that it cannot reach with
 # the code of one that is too busy.
 TELLING_WORDS: dict[str, type[TopicClientError]] = {
+    # Said to all whose requests were in one batch with another client's, whose text lied about its length; what
+    # this client sends is well-formed.
+    r"incomplete string data": Unavailable,
     r"has no available versions|is not at ready state|is not ready|Server not ready": NotReady,
     r"Request for unknown model": UnknownModel,
     r"message larger than max": InvalidInput,
@@ -98,6 +101,11 @@ def from_http(status: int, message: str, request: Request, address: Address, tim
     """The error for an HTTP status other than 200."""
     kind = HTTP_ERRORS.get(status, ServerError)
     return _error(kind, message or f"HTTP status {status} without a word", request, address, timeout)
+
+
+def no_answer(request: Request, address: Address, timeout: float) -> TopicClientError:
+    """The error for an answer that was waited for in vain."""
+    return _error(Timeout, "timed out", request, address, timeout)
 
 
 def from_connection(error: Exception, request: Request, address: Address, timeout: float) -> TopicClientError:

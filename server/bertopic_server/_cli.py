@@ -36,8 +36,18 @@ app = typer.Typer(
 # Where the output is no terminal (a file, a log), 80 columns would break every table.
 console = Console(width=None if sys.stdout.isatty() else 140)
 
-Url = Annotated[str, typer.Option(help="The server: grpc://host:port or http://host:port.")]
+Urls = Annotated[
+    list[str],
+    typer.Option("--url", help="The server: grpc://host:port, http://host:port, grpcs:// or https://. Repeatable."),
+]
+Headers = Annotated[
+    list[str] | None, typer.Option("--header", help="'name: value' to send along, or @FILE of such lines. Repeatable.")
+]
+Authorities = Annotated[Path | None, typer.Option("--ca", help="Certificates of the authorities to trust, in PEM.")]
+Certificate = Annotated[Path | None, typer.Option("--certificate", help="To identify oneself with, in PEM.")]
+Key = Annotated[Path | None, typer.Option("--key", help="Of --certificate, in PEM.")]
 Model = Annotated[str, typer.Option("--name", help="The name the model was converted under.")]
+LOCAL = ["grpc://127.0.0.1:8001"]
 
 
 class Backend(str, Enum):
@@ -303,8 +313,12 @@ def predict(
     force: Annotated[bool, typer.Option("--force", help="Start over, and replace what is there.")] = False,
     patience: Annotated[float, typer.Option(min=1, help="Seconds to sit out a server that does not answer.")] = 300.0,
     in_flight: Annotated[int, typer.Option(min=1, help="Requests under way at once.")] = 8,
-    url: Url = "grpc://127.0.0.1:8001",
+    url: Urls = LOCAL,
     name: Model = "BERTopic",
+    header: Headers = None,
+    ca: Authorities = None,
+    certificate: Certificate = None,
+    key: Key = None,
 ) -> None:
     """Topics of texts, from a running server.
 
@@ -314,10 +328,11 @@ def predict(
 
     if (file is None) == (not texts):
         raise typer.BadParameter("give either texts or --file.")
+    credentials = _credentials(header, ca, certificate, key)
     if file is None:
         if out is not None or resume or force:
             raise typer.BadParameter("--out, --resume and --force go with --file.")
-        with TopicClient(url, model=name) as client:
+        with TopicClient(url, model=name, **credentials) as client:
             console.print(answers_table(texts or [], client.predict(texts or [])))
         return
     if resume and force:
@@ -336,6 +351,7 @@ def predict(
         # As often as there is time for.
         retries=1_000_000,
         max_in_flight=in_flight,
+        **credentials,
     ) as client:
         try:
             failed = predict_file(client, name, source, target, resume=resume, force=force, console=progress)
@@ -345,6 +361,24 @@ def predict(
         except BrokenPipeError:
             os._exit(128 + signal.SIGPIPE)
     raise typer.Exit(3 if failed else 0)
+
+
+def _credentials(
+    headers: list[str] | None, ca: Path | None, certificate: Path | None, key: Path | None
+) -> dict[str, Any]:
+    """What the command line says of TLS and headers, as arguments of `TopicClient`."""
+    from bertopic_client import Tls
+
+    given: dict[str, str] = {}
+    for header in headers or []:
+        # A file, since whoever may list processes reads their command lines.
+        lines = Path(header[1:]).read_text("utf-8").splitlines() if header.startswith("@") else [header]
+        for line in filter(str.strip, lines):
+            name, colon, value = line.partition(":")
+            if not colon:
+                raise typer.BadParameter("--header: expected 'name: value', or @FILE of such lines.")
+            given[name.strip()] = value.strip()
+    return {"headers": given or None, "tls": Tls(ca, certificate, key) if ca or certificate or key else None}
 
 
 def answers_table(texts: list[str], answers: Any) -> Table:
@@ -360,11 +394,18 @@ def answers_table(texts: list[str], answers: Any) -> Table:
 
 @app.command()
 @_in_a_sentence
-def topics(url: Url = "grpc://127.0.0.1:8001", name: Model = "BERTopic") -> None:
+def topics(
+    url: Urls = LOCAL,
+    name: Model = "BERTopic",
+    header: Headers = None,
+    ca: Authorities = None,
+    certificate: Certificate = None,
+    key: Key = None,
+) -> None:
     """The served model's topics: ids, labels, keywords, sizes."""
     from bertopic_client import TopicClient
 
-    with TopicClient(url, model=name) as client:
+    with TopicClient(url, model=name, **_credentials(header, ca, certificate, key)) as client:
         known = client.topics()
     table = Table("id", "label", "keywords", "size")
     for topic in known:

@@ -101,7 +101,7 @@ def test_a_model_that_waits_for_ever(repository: Path, tmp_path: Path) -> None:
     with Serve(stuck) as serve:
         faults = serve.faults
         with ThreadPoolExecutor() as threads:
-            waiting = [threads.submit(status_of_topics, serve, topic) for topic in (-777, 0)]
+            waiting = [threads.submit(status_of_topics, serve, topic) for topic in (-777, -777)]
             heals(serve, faults, REPLACED_SECONDS)
         # Whoever waited was told: by an error, or by a connection that ended.
         assert all(answer.exception() is not None for answer in waiting)

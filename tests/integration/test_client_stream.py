@@ -132,7 +132,7 @@ def test_the_client_for_asyncio_answers_as_the_other_does(url: str, client: Topi
     asyncio.run(ask())
 
 
-def test_cancelling_a_call_cancels_its_requests(url: str, server: Any, trained: Any) -> None:
+def test_a_cancelled_call_sends_no_more_requests(url: str, server: Any, trained: Any) -> None:
     def answered() -> int:
         return int(server.server.statistics("BERTopic-text")["inference_count"])
 

@@ -10,6 +10,7 @@ import shutil
 import socket
 import ssl
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,8 +29,10 @@ CONFIGURATION = Path(__file__).parents[2] / "docker" / "proxy" / "nginx.conf"
 # Debian keeps it where only root looks.
 NGINX = shutil.which("nginx", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin")
 TOKEN = secrets.token_hex(32)
+TITLE = "How do I sort a list?"
+COMMAND = Path(sys.executable).with_name("bertopic-inference")
 TEXT = {
-    "inputs": [{"name": "TEXT", "shape": [1, 1], "datatype": "BYTES", "data": ["How do I sort a list?"]}],
+    "inputs": [{"name": "TEXT", "shape": [1, 1], "datatype": "BYTES", "data": [TITLE]}],
     "outputs": [{"name": "OUT"}],
 }
 INFER = "/v2/models/BERTopic-text/infer"
@@ -146,6 +149,22 @@ def test_the_right_token_is_answered_over_grpc(proxy: Proxy) -> None:
     with proxy.grpc() as client:
         answer = client.infer("BERTopic-inference", [embeddings(1024)], headers={"authorization": f"Bearer {TOKEN}"})
         assert answer.as_numpy("OUT").shape == (1024, 1)
+
+
+def test_the_command_line_passes(proxy: Proxy, tmp_path: Path) -> None:
+    def predict(*headers: str) -> subprocess.CompletedProcess[str]:
+        url = ["--url", f"grpcs://127.0.0.1:{proxy.port}", "--ca", proxy.certificate]
+        options = [option for header in headers for option in ("--header", header)]
+        return subprocess.run([COMMAND, "predict", TITLE, *url, *options], capture_output=True, text=True)
+
+    secret = tmp_path / "token"
+    secret.write_text(f"x-team: search\n\nAuthorization: Bearer {TOKEN}\n")
+    answered = predict(f"@{secret}")
+    assert answered.returncode == 0, answered.stderr
+    assert TITLE in answered.stdout
+    assert "denies access" in predict("authorization: Bearer guess").stderr
+    assert "expected 'name: value'" in predict("Bearer").stderr
+    assert "no-such-file: No such file" in predict("@no-such-file").stderr
 
 
 @pytest.mark.parametrize("scheme", ["https", "grpcs"])

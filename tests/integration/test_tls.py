@@ -199,6 +199,17 @@ def test_a_known_client_is_answered(served: str, pairs: dict[str, Pair]) -> None
         assert len(client.predict(["How do I sort a list?"])) == 1
 
 
+def test_the_command_line_is_answered(served: str, pairs: dict[str, Pair]) -> None:
+    certificate, key = pairs["client"]
+    shown = ["--ca", pairs["ours"].certificate, "--certificate", certificate, "--key", key]
+    command = [COMMAND, "predict", "How do I sort a list?", "--url", served]
+    done = subprocess.run([*command, *shown], capture_output=True, text=True, check=True)
+    assert "How do I sort a list?" in done.stdout
+    done = subprocess.run([*command, *shown[:-2]], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "certificate and key go together" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("root", "own"),
     [

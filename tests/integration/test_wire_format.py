@@ -15,9 +15,9 @@ from bertopic_client import TopicClient
 pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 
 
-def curl(*arguments: str) -> Any:
+def curl(*arguments: str, prefix: str = "") -> Any:
     done = subprocess.run(["curl", "-sS", *arguments], capture_output=True, check=True, timeout=60)
-    return json.loads(done.stdout)
+    return json.loads(prefix + done.stdout.decode())
 
 
 def test_binary_post_of_one_row(server: Any, trained: Any, tmp_path: Path) -> None:
@@ -75,6 +75,18 @@ def test_topics_for_an_empty_request_are_all_of_them(server: Any, trained: Any) 
     answer = curl(f"{server.http_url}/v2/models/BERTopic-topics/infer", "-d", json.dumps(request))
     records = [json.loads(record) for record in answer["outputs"][0]["data"]]
     assert {record["id"] for record in records} == set(trained.model.get_topics())
+
+
+@pytest.mark.parametrize(("n_ids", "status"), [(1024, "200"), (1025, "400")])
+def test_topics_of_a_request_are_bounded(server: Any, n_ids: int, status: str) -> None:
+    ids = {"name": "TOPIC", "shape": [n_ids], "datatype": "INT32", "data": [0] * n_ids}
+    url = f"{server.http_url}/v2/models/BERTopic-topics/infer"
+    answer = curl(url, "-w", ",%{http_code}]", "-d", json.dumps({"inputs": [ids]}), prefix="[")
+    assert str(answer[1]) == status
+    if status == "400":
+        assert answer[0]["error"].endswith("1025 topics, expected at most 1024. An empty TOPIC asks for all.")
+    else:
+        assert len(answer[0]["outputs"][0]["data"]) == n_ids
 
 
 @pytest.mark.parametrize("protocol", ["repository/models/BERTopic-umap/unload", "systemsharedmemory/region/x/register"])

@@ -40,6 +40,7 @@ REFUSED_CONNECTION = (
     [
         ("INVALID_ARGUMENT", 400, SHAPE, InvalidInput),
         ("INVALID_ARGUMENT", 400, "in ensemble 'BERTopic-inference', row 3 holds NaN or Inf", InvalidInput),
+        ("INVALID_ARGUMENT", 400, "incomplete string data for inference input 'TEXT', expecting 2 bytes", Unavailable),
         ("NOT_FOUND", 404, "Request for unknown model: 'BERTopic-inference' is not found", UnknownModel),
         ("NOT_FOUND", 404, "Request for unknown model: 'BERTopic-inference' has no available versions", NotReady),
         ("UNAVAILABLE", 503, "Server not ready", NotReady),
@@ -54,6 +55,7 @@ REFUSED_CONNECTION = (
     ids=[
         "wrong dimension",
         "NaN",
+        "another's lie",
         "unknown model",
         "unloaded model",
         "starting server",
