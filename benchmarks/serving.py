@@ -46,6 +46,8 @@ from rich.table import Table
 ROWS = 64
 # One text in so many is long.
 LONG_EVERY = 4
+# Until what an earlier load left behind is answered.
+_DRAIN_SECONDS = 2.0
 console = Console(width=120)
 
 
@@ -184,6 +186,7 @@ def _parts(
     Triton says how long requests waited and how long their batch took; what the engine and the tokenizer
     need of that is measured in process, on batches of the same size.
     """
+    time.sleep(_DRAIN_SECONDS)
     before = _totals(server, entrance), _totals(server, "bert")
     measured = loads.over_http(server.address.http_url, requests, concurrency)
     after = _totals(server, entrance), _totals(server, "bert")

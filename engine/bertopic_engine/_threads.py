@@ -33,9 +33,9 @@ def for_rows(work: Callable[[int, int], None], n_rows: int, *, smallest: int = 1
         Must release the GIL to gain anything, and write only to its own rows.
     n_rows : int
     smallest : int
-        Fewer rows than this are not worth another thread.
+        A thread gets no fewer rows than this: they are not worth waking it.
     """
-    n_ranges = min(available_threads(), -(-n_rows // smallest))
+    n_ranges = min(available_threads(), n_rows // smallest)
     if n_ranges <= 1:
         work(0, n_rows)
         return

@@ -20,8 +20,8 @@ __all__ = ["CondensedTree", "Exemplars", "HdbscanPredictor", "KdTree"]
 
 _ARRAYS = "hdbscan.safetensors"
 _SETTINGS = "hdbscan.json"
-# Fewer rows are predicted sooner than handed to another thread.
-_SMALLEST_RANGE = 64
+# What another thread takes over has to be worth waking it.
+_SMALLEST_RANGE = 32
 
 
 class HdbscanPredictor:

@@ -31,6 +31,7 @@ _INDEX = "neighbors.faiss"
 
 # Some 0.1 ms of work, below which another thread does not pay.
 _ROWS_PER_PART = 2_048
+_SMALLEST_SEARCH = 8
 
 _LINKS = 32
 _SMALLEST_EF_SEARCH, _LARGEST_EF_SEARCH = 16, 1_024
@@ -173,7 +174,7 @@ class IndexNeighbors:
             with one_openmp_thread():
                 squared[start:stop], indices[start:stop] = self._index.search(_indexable(x[start:stop], self.metric), k)
 
-        for_rows(search, len(x))
+        for_rows(search, len(x), smallest=_SMALLEST_SEARCH)
         _finish(indices, squared, self.metric == "cosine")
         return indices, squared
 

@@ -37,7 +37,9 @@ COUNTERS = {
 }
 # BERTopic numbers topics by size. More series than this would burden whoever scrapes them.
 _TOPICS_COUNTED = 100
-_SECONDS_BETWEEN_COUNTS = 5.0
+_SECONDS_BETWEEN_COUNTS = 10.0
+# Each is a message to Triton, of a millisecond on a busy machine: one batch must not wait for a hundred of them.
+_COUNTS_A_BATCH = 16
 _BEAT_SECONDS = 0.1
 # Triton gives up on a process that it has not heard from for a second.
 _LATE_SECONDS = 0.7
@@ -152,6 +154,7 @@ class Endpoint:
         self._max_rows = int(parameters["max_rows"])
         self._capacity = int(parameters["capacity"])
         self._counts: Counter[tuple[str, str]] = Counter()
+        self._due: list[tuple[tuple[str, str], int]] = []
         self._metrics: dict[tuple[str, str], Any] = {}
         self._families: dict[str, Any] = {}
         self._pulse = Pulse()
@@ -173,8 +176,7 @@ class Endpoint:
         responses = self._answer(requests[:accepted], arrays[:accepted])
         responses += [self._turned_away() for _ in requests[accepted:]]
         self.count("bertopic_turned_away_total", len(requests) - accepted)
-        if time.monotonic() - self._counted_at > _SECONDS_BETWEEN_COUNTS:
-            self._pass_counts_on()
+        self._pass_counts_on()
         self._pulse.end_if_late()
         return responses
 
@@ -231,11 +233,14 @@ class Endpoint:
         )
 
     def _pass_counts_on(self) -> None:
-        """Hand the counts to Triton, each of which is a message to it: hence not with every batch."""
-        for (name, topic), n in self._counts.items():
+        """Hand what was counted to Triton, every few seconds and in small portions."""
+        if not self._due and time.monotonic() - self._counted_at > _SECONDS_BETWEEN_COUNTS:
+            self._due = list(self._counts.items())
+            self._counts.clear()
+            self._counted_at = time.monotonic()
+        for (name, topic), n in self._due[:_COUNTS_A_BATCH]:
             self._metric(name, topic).increment(n)
-        self._counts.clear()
-        self._counted_at = time.monotonic()
+        del self._due[:_COUNTS_A_BATCH]
 
     def _metric(self, name: str, topic: str) -> Any:
         if (name, topic) not in self._metrics:

@@ -25,6 +25,8 @@ LAYOUTS = ("mean_field", "sgd")
 
 _ARRAYS = "umap.safetensors"
 _SETTINGS = "umap.json"
+# What another thread takes over has to be worth waking it.
+_SMALLEST_RANGE = 8
 
 
 class UmapParameters(NamedTuple):
@@ -170,7 +172,7 @@ class UmapTransform:
             else:
                 self._descend(indices[rows], strengths[rows], positions[rows])
 
-        for_rows(work, len(indices))
+        for_rows(work, len(indices), smallest=_SMALLEST_RANGE)
         return positions
 
     def _settle(

@@ -134,7 +134,7 @@ def prometheus(serving: Address, tmp_path_factory: pytest.TempPathFactory) -> It
 
 
 def send(prometheus: Prometheus) -> None:
-    """Every kind of request, until what is counted of them was scraped. Models pass their counts on every 5 seconds."""
+    """Every kind of request, until what is counted of them was scraped. Models pass counts on every 10 seconds."""
     texts = ["short", "a text of a few more words than the other", "far too long " * 300] * 8
     expected = {"bertopic_topic_rows_total", "bertopic_truncated_texts_total", "bertopic_turned_away_total"}
     deadline = time.monotonic() + 90
