@@ -93,6 +93,8 @@ class Crowd:
     refused: Counter[str] = field(default_factory=Counter)
     """by what was said"""
     sent: int = 0
+    longest_wait: float = 0.0
+    """seconds that some request had been waiting for an answer when all ended"""
 
     @property
     def goodput(self) -> float:
@@ -150,11 +152,12 @@ def crowd(
                 continue
             received[connection] = b""
             now = time.perf_counter()
+            waited_since = sent_at.pop(connection)
             pause = 0.0
             if status == 200:
                 refusals[connection] = 0
                 if now >= begin:
-                    found.answered.append(now - sent_at[connection])
+                    found.answered.append(now - waited_since)
             elif status == 503:
                 refusals[connection] += 1
                 if rate is None:
@@ -164,6 +167,8 @@ def crowd(
             else:
                 raise RuntimeError(f"HTTP {status}: {body.decode(errors='replace')}")
             heapq.heappush(free, (now + pause, number[connection], connection))
+    found.waits = sorted(now - since for since in sent_at.values())
+    found.longest_wait = max((now - since for since in sent_at.values()), default=0.0)
     for connection in number:
         connection.close()
     return found

@@ -1,4 +1,4 @@
-"""What serving costs: the server beside the same work in process, and where the time of a request goes.
+"""What serving costs: the server beside the same work in process, and what takes a request's processor time.
 
     python benchmarks/serving.py [--texts file.jsonl] [--seconds 5] [--out benchmarks/results]
 
@@ -28,6 +28,7 @@ from _load import Measured, closed_loop
 from _measure import machine
 from bertopic_server import Address, TritonServer
 from bertopic_server._demo import _embedder
+from bertopic_server._stubs import cpu_seconds
 from end_to_end import (
     WARM_UP,
     _bare_triton,
@@ -181,44 +182,32 @@ def _parts(
     texts: list[str],
     embeddings: Any,
 ) -> dict[str, float]:
-    """Where the milliseconds of a request go, by part.
+    """The milliseconds of processor time that a request takes, by part.
 
-    Triton says how long requests waited and how long their batch took; what the engine and the tokenizer
-    need of that is measured in process, on batches of the same size.
+    Processes tell what they used. What tokenizer and engine use of it is measured in process, on batches of the
+    same size.
     """
     time.sleep(_DRAIN_SECONDS)
-    before = _totals(server, entrance), _totals(server, "bert")
-    measured = loads.over_http(server.address.http_url, requests, concurrency)
-    after = _totals(server, entrance), _totals(server, "bert")
-    of_entrance, of_bert = ({key: b[key] - a[key] for key in a} for a, b in zip(before, after, strict=True))
-    milliseconds = {key: value / of_entrance["count"] / 1e6 for key, value in of_entrance.items()}
-    batch = round(of_entrance["inferences"] / of_entrance["executions"])
+    before = _used(server, entrance), server.statistics(f"BERTopic-{entrance}")
+    loads.over_http(server.address.http_url, requests, concurrency)
+    after = _used(server, entrance), server.statistics(f"BERTopic-{entrance}")
+    answered, executions = (after[1][key] - before[1][key] for key in ("inference_count", "execution_count"))
+    used = {part: (after[0][part] - before[0][part]) / answered * 1e3 for part in before[0]}
+    batch = round(answered / executions)
     inside = _inside(repository, texts[:batch] if entrance == "text" else None, embeddings[:batch])
-    if entrance == "text":
-        # Two calls of a batch run side by side.
-        side_by_side = min(2.0, of_bert["executions"] / of_entrance["executions"])
-        inside["BERT"] = of_bert["infer"] / of_entrance["executions"] / side_by_side / 1e6
-    total = concurrency / measured.per_second * 1e3
-    in_triton = milliseconds["queue"] + milliseconds["input"] + milliseconds["infer"] + milliseconds["output"]
-    return {
-        "client and HTTP": max(0.0, total - in_triton),
-        "waiting in Triton": milliseconds["queue"],
-        "Triton and python": max(0.0, in_triton - milliseconds["queue"] - sum(inside.values())),
-        **inside,
-    }
+    python = used.pop("python")
+    return {**used, "python": max(0.0, python - sum(inside.values())), **inside}
 
 
-def _totals(server: TritonServer, model: str) -> dict[str, float]:
-    statistics = server.statistics(f"BERTopic-{model}")
-    stats = statistics["inference_stats"]
+def _used(server: TritonServer, entrance: str) -> dict[str, float]:
+    """Seconds of processor time until now, by part."""
+    stubs = server.stubs.all().values()
+    by_model = {kind: [stub for stub in stubs if stub.model == f"BERTopic-{kind}"] for kind in (entrance, "bert")}
     return {
-        "count": stats["success"]["count"],
-        "inferences": statistics["inference_count"],
-        "executions": statistics["execution_count"],
-        "queue": stats["queue"]["ns"],
-        "input": stats["compute_input"]["ns"],
-        "infer": stats["compute_infer"]["ns"],
-        "output": stats["compute_output"]["ns"],
+        "client": time.process_time(),
+        "Triton": cpu_seconds(server.pid),
+        "python": sum(cpu_seconds(stub.pid) for stub in by_model[entrance]),
+        **({"BERT": sum(cpu_seconds(stub.pid) for stub in by_model["bert"])} if entrance == "text" else {}),
     }
 
 
@@ -230,20 +219,20 @@ def _inside(repository: Path, texts: list[str] | None, embeddings: Any) -> dict[
     parts = {}
     if texts is not None:
         tokenizer = Tokenizer.load(repository / "BERTopic-tokenizer" / "1")
-        parts["tokenizer"] = _milliseconds(lambda: tokenizer.plan(texts, side_by_side=2))
-        parts["BERT"] = 0.0
-    parts["UMAP"] = _milliseconds(lambda: model.umap.transform(embeddings))
-    parts["HDBSCAN"] = _milliseconds(lambda: model.topics.predict(reduced))
-    return parts
+        parts["tokenizer"] = lambda: tokenizer.plan(texts, side_by_side=2)
+    parts["UMAP"] = lambda: model.umap.transform(embeddings)
+    parts["HDBSCAN"] = lambda: model.topics.predict(reduced)
+    return {part: _used_by(call) / len(embeddings) for part, call in parts.items()}
 
 
-def _milliseconds(call: Callable[[], Any], calls: int = 200) -> float:
-    times = []
-    for _ in range(calls):
-        started = time.perf_counter()
+def _used_by(call: Callable[[], Any], calls: int = 200) -> float:
+    """Milliseconds of processor time of a call, on all threads."""
+    for _ in range(10):
         call()
-        times.append(time.perf_counter() - started)
-    return float(np.median(times)) * 1e3
+    started = time.process_time()
+    for _ in range(calls):
+        call()
+    return (time.process_time() - started) / calls * 1e3
 
 
 def _report(figures: list[Figure], parts: dict[str, dict[str, float]], out: Path | None) -> None:
@@ -260,14 +249,14 @@ def _report(figures: list[Figure], parts: dict[str, dict[str, float]], out: Path
         )
     console.print(table)
     for name, by_part in parts.items():
-        told = ", ".join(f"{part} {milliseconds:.2f}" for part, milliseconds in by_part.items())
-        console.print(f"{name}, ms: {told}", highlight=False)
+        told = ", ".join(f"{part} {milliseconds:.3f}" for part, milliseconds in by_part.items())
+        console.print(f"{name}, ms of processor time: {told}", highlight=False)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         content = {
             "machine": machine(),
             "figures": [{**vars(figure), "share": figure.share, "met": figure.met} for figure in figures],
-            "milliseconds": parts,
+            "milliseconds_of_processor_time": parts,
         }
         (out / "serving.json").write_text(json.dumps(content, indent=2) + "\n")
         _plot(parts, out / "serving.png")
@@ -277,9 +266,9 @@ def _plot(parts: dict[str, dict[str, float]], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     colors = {
-        "client and HTTP": "#9ca3af",
-        "waiting in Triton": "#d1d5db",
-        "Triton and python": "#6b7280",
+        "client": "#d1d5db",
+        "Triton": "#9ca3af",
+        "python": "#6b7280",
         "tokenizer": "#e3a857",
         "BERT": "#c2603c",
         "UMAP": "#3f7fbf",
@@ -293,9 +282,10 @@ def _plot(parts: dict[str, dict[str, float]], path: Path) -> None:
         axis.barh(names, shares, left=left, color=color, label=part)
         for i, share in enumerate(shares):
             if share > 0.06:
-                axis.text(left[i] + share / 2, i, f"{parts[names[i]][part]:.2f}", ha="center", va="center", fontsize=7)
+                microseconds = parts[names[i]][part] * 1e3
+                axis.text(left[i] + share / 2, i, f"{microseconds:,.0f}", ha="center", va="center", fontsize=7)
         left += shares
-    axis.set(xlabel="share of a request's time (figures: ms)", xlim=(0, 1))
+    axis.set(xlabel="share of a request's processor time (figures: µs)", xlim=(0, 1))
     axis.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     axis.invert_yaxis()
     axis.spines[["top", "right"]].set_visible(False)

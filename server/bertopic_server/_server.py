@@ -29,6 +29,7 @@ from bertopic_engine._storage import read_manifest, verify_files
 
 from ._exceptions import BadRepository, LoadFailed, PortInUse, StartFailed, Unservable
 from ._models import keeps_previous, models_of
+from ._sockets import make_room_for_answers
 from ._stubs import Idleness, Stubs
 from ._tls import Tls
 from ._triton import Triton, find_triton
@@ -158,6 +159,8 @@ class TritonServer:
         self._versions = count(1)
         self.version = self.next_version()
         """Triton's newest version of every model"""
+        self.answers_held = 0
+        """how many answers may wait for one thread of the HTTP front before others are lost"""
         self.workspace = Workspace()
         self.stubs = Stubs(self.workspace.models)
         self._command: list[str] = []
@@ -296,6 +299,7 @@ class TritonServer:
             raise StartFailed(f"{missing} is gone. Keep the folder that is served where it is, or serve another.")
         for _ in range(_STARTS):
             if self._becomes_ready(self._spawn()):
+                self.answers_held = make_room_for_answers(self.pid)
                 return
             self.kill()
         raise StartFailed(f"tritonserver stopped short of being ready {_STARTS} times. {self._reason()}")

@@ -19,6 +19,8 @@ from ._watch import Watch, say
 
 # Seconds to wait before each start that follows an end, unless the server was ready in between.
 _PAUSES = (0.0, 1.0, 2.0, 4.0, 8.0)
+# As many as wait when the models turn the first away.
+_ENOUGH_ANSWERS = 4096
 
 
 class Service:
@@ -84,6 +86,11 @@ class Service:
             self._control = Control(self.address.http_port, self.reload)
             self._watch.start()
             self._await_answers()
+            if self.server.answers_held < _ENOUGH_ANSWERS:
+                say(
+                    f"with more than {self.server.answers_held} HTTP requests at once answers may be lost, since this "
+                    "user cannot enlarge Triton's buffers: use gRPC, or see docs/operations.md."
+                )
         except BaseException:
             self.stop()
             raise
