@@ -167,7 +167,6 @@ def crowd(
             else:
                 raise RuntimeError(f"HTTP {status}: {body.decode(errors='replace')}")
             heapq.heappush(free, (now + pause, number[connection], connection))
-    found.waits = sorted(now - since for since in sent_at.values())
     found.longest_wait = max((now - since for since in sent_at.values()), default=0.0)
     for connection in number:
         connection.close()

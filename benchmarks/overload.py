@@ -44,7 +44,17 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     _, repository, texts = _model(arguments.texts, arguments.column, arguments.folder)
     embeddings = _embeddings(texts)
-    table = Table("", "peak", "answered", "goodput", "p50 / p99 ms", "refused", "memory MiB", title="overload")
+    table = Table(
+        "",
+        "peak",
+        "answered",
+        "goodput",
+        "p50 / p99 ms",
+        "refused",
+        "oldest at the end",
+        "memory MiB",
+        title="overload",
+    )
     results: dict[str, Any] = {"machine": machine()}
     with TritonServer(repository, Address.on_free_ports()) as server:
         url = server.address.http_url
@@ -69,6 +79,7 @@ def main() -> None:
                     f"{found.goodput / peak.per_second:.0%}",
                     f"{found.milliseconds(50):,.0f} / {found.milliseconds(99):,.0f}",
                     f"{sum(found.refused.values()) / found.sent:.0%}",
+                    f"{found.longest_wait:.1f} s",
                     f"{before:,.0f} -> {after:,.0f}",
                 )
                 for words, n in found.refused.items():
@@ -105,6 +116,7 @@ def _figures(found: Crowd, peak: Peak, before: float, after: float) -> dict[str,
         "p99_ms": found.milliseconds(99),
         "sent_per_second": found.sent / found.seconds,
         "refused": dict(found.refused),
+        "longest_wait_seconds": found.longest_wait,
         "resident_mib": [before, after],
     }
 

@@ -371,7 +371,7 @@ def _credentials(
 
     given: dict[str, str] = {}
     for header in headers or []:
-        # A file, since whoever may list processes reads their command lines.
+        # Whoever may list processes reads their command lines, hence files.
         lines = Path(header[1:]).read_text("utf-8").splitlines() if header.startswith("@") else [header]
         for line in filter(str.strip, lines):
             name, colon, value = line.partition(":")

@@ -23,9 +23,7 @@ class TritonPythonModel:
         everything = "An empty TOPIC asks for all."
         ids = pb_utils.get_input_tensor_by_name(request, "TOPIC").as_numpy().tolist() or list(self.topics)
         if len(ids) > max(_MAX_IDS, len(self.topics)):
-            return _refused(
-                f"the request has {len(ids)} topics, expected at most {_MAX_IDS}. An empty TOPIC asks for all."
-            )
+            return _refused(f"the request has {len(ids)} topics, expected at most {_MAX_IDS}. {everything}")
         unknown = [topic for topic in ids if topic not in self.topics]
         if unknown:
             known = f"{min(self.topics)} to {max(self.topics)}"
