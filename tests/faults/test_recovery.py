@@ -82,7 +82,7 @@ def test_tritonserver_under_load(serve: Serve, truth: Truth, round: int) -> None
     assert not any((Path("/dev/shm") / stub.region).exists() for stub in orphans)
 
 
-@pytest.mark.parametrize("model", ["BERTopic-bert", "BERTopic-topics"])
+@pytest.mark.parametrize("model", ["BERTopic-bert", "BERTopic-topics"] if SOAK else ["BERTopic-bert"])
 def test_a_stopped_process_under_load(serve: Serve, truth: Truth, model: str) -> None:
     victim = serve.stubs(model)[0]
     with Load(serve.address, truth) as load:

@@ -24,7 +24,8 @@ def predict(server: Any, tmp_path: Path) -> Predict:
     """Run the command in a folder of its own."""
 
     def run(*arguments: object, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-        command = [COMMAND, "predict", f"--url={server.grpc_url}", *map(str, arguments)]
+        url = () if "--url" in arguments else ("--url", server.grpc_url)
+        command = [COMMAND, "predict", *url, *map(str, arguments)]
         done = subprocess.run(command, input=stdin, capture_output=True, cwd=tmp_path, timeout=300, check=False)
         assert b"Traceback" not in done.stderr, done.stderr.decode()
         return done
