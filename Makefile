@@ -18,8 +18,11 @@ help:
 demo: $(VENV)/.demo
 	$(VENV)/bin/bertopic-inference demo $(if $(TEXTS),--texts "$(TEXTS)") $(if $(COLUMN),--column "$(COLUMN)")
 
+# Side by side, since the servers' tests wait a lot; the others give way to them, and report when both are done.
 test: $(VENV)/.dev
-	$(VENV)/bin/python -m pytest
+	@nice $(VENV)/bin/python -m pytest tests/unit >$(VENV)/unit-tests.log 2>&1 & unit=$$!; \
+	$(VENV)/bin/python -m pytest tests/faults tests/integration; servers=$$?; \
+	wait $$unit; unit=$$?; cat $(VENV)/unit-tests.log; exit $$((servers | unit))
 
 check: $(VENV)/.dev
 	$(VENV)/bin/ruff check .
