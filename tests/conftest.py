@@ -16,6 +16,23 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 TRAINING, HELD_OUT = 2_000, 2_000
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if missing := _why_no_gpu():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason=f"no GPU: {missing}"))
+
+
+def _why_no_gpu() -> str | None:
+    try:
+        import cupy
+
+        cupy.cuda.runtime.getDeviceCount()
+    except Exception as error:
+        return str(error).splitlines()[0]
+    return None
+
+
 class Trained(NamedTuple):
     """A fitted BERTopic and texts that it never saw."""
 

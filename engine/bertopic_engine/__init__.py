@@ -1,14 +1,26 @@
 """The numerics of topic inference: UMAP's transform and HDBSCAN's prediction on plain arrays."""
 
-from ._exceptions import ChecksumMismatch, EngineError, FormatVersion, InvalidInput, MissingFile, StorageError
+from ._exceptions import (
+    ChecksumMismatch,
+    DeviceError,
+    DeviceUnavailable,
+    EngineError,
+    FormatVersion,
+    InvalidInput,
+    MissingFile,
+    StorageError,
+    UnsupportedOnDevice,
+)
 from .batching import Part, stack
 from .hdbscan import HdbscanPredictor
-from .model import TopicModel, Topics, load
+from .model import TopicModel, Topics, load, load_transform
 from .topics import TopicPredictor
 from .umap import UmapTransform
 
 __all__ = [
     "ChecksumMismatch",
+    "DeviceError",
+    "DeviceUnavailable",
     "EngineError",
     "FormatVersion",
     "HdbscanPredictor",
@@ -20,6 +32,8 @@ __all__ = [
     "TopicPredictor",
     "Topics",
     "UmapTransform",
+    "UnsupportedOnDevice",
     "load",
+    "load_transform",
     "stack",
 ]

@@ -6,6 +6,8 @@ arithmetic of umap-learn's `smooth_knn_dist`, `compute_membership_strengths` and
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
@@ -69,7 +71,7 @@ def _fill_strengths(
         elif beyond <= 0.0 or sigma == 0.0:
             strengths[j] = 1.0
         else:
-            strengths[j] = np.exp(-(beyond / sigma))
+            strengths[j] = math.exp(-(beyond / sigma))
 
 
 @njit(nogil=True, cache=True)
@@ -83,7 +85,7 @@ def _rho(distances: Floats, local_connectivity: float) -> np.float32:
         return np.float32(0.0)
     if k - first < local_connectivity:
         return np.float32(distances[k - 1])
-    whole = int(np.floor(local_connectivity))
+    whole = int(local_connectivity)
     fraction = local_connectivity - whole
     if whole == 0:
         return np.float32(fraction * distances[first])
@@ -96,14 +98,14 @@ def _rho(distances: Floats, local_connectivity: float) -> np.float32:
 @njit(nogil=True, cache=True)
 def _sigma(distances: Floats, rho: np.float32, n_neighbors: float) -> np.float32:
     """Bandwidth at which the memberships of all but the nearest neighbour sum to log2(n_neighbors)."""
-    target = np.log2(n_neighbors)
+    target = math.log2(n_neighbors)
     low, high, sigma = 0.0, _FLOAT32_MAX, 1.0
     for _ in range(_MAX_BISECTIONS):
         total = 0.0
         for j in range(1, distances.shape[0]):
             beyond = distances[j] - rho
-            total += np.exp(-(beyond / sigma)) if beyond > 0.0 else 1.0
-        if np.fabs(total - target) < _TOLERANCE:
+            total += math.exp(-(beyond / sigma)) if beyond > 0.0 else 1.0
+        if abs(total - target) < _TOLERANCE:
             break
         if total > target:
             high = sigma
@@ -138,20 +140,28 @@ def _fill_start(
     """
     n = _order_by_index(indices, strengths, order)
     if n == 0:
-        start[:] = outside
+        _copy(outside, start)
         return
     for i in range(n):
         ordered[i] = strengths[order[i]]
     total = _pairwise_sum(ordered[:n])
-    start[:] = 0.0
+    for d in range(start.shape[0]):
+        start[d] = 0.0
     for i in range(n):
         neighbor = indices[order[i]]
         if ordered[i] == 1.0:
-            start[:] = embedding[neighbor]
+            _copy(embedding[neighbor], start)
             return
         share = ordered[i] / total
         for d in range(start.shape[0]):
             start[d] += share * embedding[neighbor, d]
+
+
+@njit(nogil=True, cache=True)
+def _copy(source: Floats, target: Floats) -> None:
+    # Element by element, since kernels of a GPU know no assignment to slices.
+    for d in range(target.shape[0]):
+        target[d] = source[d]
 
 
 @njit(nogil=True, cache=True)

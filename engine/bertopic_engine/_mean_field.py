@@ -34,25 +34,22 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from ._power import power
+from ._gradients import (
+    AT_REST,
+    MOST_ITERATIONS,
+    STEPS_PER_FORCE,
+    attraction,
+    bounded,
+    cut_off,
+    is_visited,
+    relaxed,
+    repulsion,
+)
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]
 f32 = np.float32
 
-# A row has come to rest when no component would move this far; the stochastic descent scatters some ten times wider.
-_AT_REST = f32(2e-3)
-_MOST_ITERATIONS = 64
-# F takes most of the time and changes the least. Held for long, it could push a row out of reach.
-_STEPS_PER_FORCE = 2
-_LEAST_RELAXATION, _MOST_RELAXATION = f32(0.1), f32(2.0)
-
-_LARGEST_GRADIENT = f32(4.0)
-# As far as one gradient carries the descent at its highest learning rate, 1/4.
-_LARGEST_MOVE = f32(1.0)
-_SOFTENING = f32(1e-3)
-# Keeps d^(2b-2) finite on top of a neighbour, where the attraction vanishes.
-_SMALLEST_SQUARED = f32(1e-6)
 # Neighbours are padded to whole vector registers.
 _LANES = 16
 
@@ -149,13 +146,13 @@ def _settle_row(y: Floats, field: RepulsionField, a: f32, b: f32, pushes: f32, g
     neighbors, strengths, none, squared, weights, field_squared, field_weights, force, proposal, residual = work
     centers, shares, spreads = field
     relaxation = f32(1.0)
-    for iteration in range(_MOST_ITERATIONS):
+    for iteration in range(MOST_ITERATIONS):
         _fill_force(y, centers, shares, spreads, a, b, gamma, field_squared, field_weights, force)
         proposal[:] = y
-        for _ in range(_STEPS_PER_FORCE):
+        for _ in range(STEPS_PER_FORCE):
             _step(proposal, neighbors, strengths, none, a, b, pushes, force, squared, weights)
         relaxation = _relaxation(y, proposal, residual, relaxation, iteration == 0)
-        if _advance(y, residual, relaxation) < _AT_REST:
+        if _advance(y, residual, relaxation) < AT_REST:
             break
 
 
@@ -183,7 +180,7 @@ def _gather(indices: Ints, strengths: Floats, embedding: Floats, n_epochs: int, 
     strongest = strengths.max()
     total = f32(0.0)
     for j in range(indices.shape[0]):
-        visited = strengths[j] > 0.0 and strengths[j] * n_epochs >= strongest
+        visited = is_visited(strengths[j], strongest, n_epochs)
         work.strengths[j] = strengths[j] / strongest if visited else f32(0.0)
         total += work.strengths[j]
         if visited:
@@ -214,14 +211,12 @@ def _fill_force(
     """F(y)"""
     _fill_squared_distances(y, centers, spreads, squared)
     for m in range(squared.shape[0]):
-        s = squared[m]
-        weights[m] = f32(2.0) * gamma * b / ((_SOFTENING + s) * (f32(1.0) + a * power(s, b)))
+        weights[m] = repulsion(squared[m], a, b, gamma)
     for d in range(y.shape[0]):
         coordinate = y[d]
         total = f32(0.0)
         for m in range(squared.shape[0]):
-            gradient = weights[m] * (coordinate - centers[d, m])
-            total += shares[m] * min(max(gradient, -_LARGEST_GRADIENT), _LARGEST_GRADIENT)
+            total += shares[m] * cut_off(weights[m] * (coordinate - centers[d, m]))
         force[d] = total
 
 
@@ -241,9 +236,7 @@ def _step(
     """One majorise-minimise step."""
     _fill_squared_distances(y, neighbors, none, squared)
     for j in range(squared.shape[0]):
-        s = max(squared[j], _SMALLEST_SQUARED)
-        d_2b = power(s, b)
-        q[j] = strengths[j] * f32(2.0) * a * b * d_2b / (s * (f32(1.0) + a * d_2b))
+        q[j] = attraction(strengths[j], squared[j], a, b)
     total = f32(0.0)
     for j in range(q.shape[0]):
         total += q[j]
@@ -252,7 +245,7 @@ def _step(
         pull = f32(0.0)
         for j in range(q.shape[0]):
             pull += q[j] * (neighbors[d, j] - coordinate)
-        y[d] += min(max((pull + pushes * force[d]) / total, -_LARGEST_MOVE), _LARGEST_MOVE)
+        y[d] += bounded((pull + pushes * force[d]) / total)
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath=_VECTORISED)
@@ -278,7 +271,7 @@ def _relaxation(y: Floats, proposal: Floats, residual: Floats, previous: f32, fi
         residual[d] = current
     if first or squared == f32(0.0):
         return f32(1.0)
-    return min(max(-previous * along / squared, _LEAST_RELAXATION), _MOST_RELAXATION)
+    return f32(relaxed(previous, along, squared))
 
 
 @njit(nogil=True, cache=True)

@@ -7,6 +7,8 @@ eight sums is built the same way. Differences are squared directly, so that near
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
@@ -27,9 +29,9 @@ def normalize(rows: Floats, normalized: Floats) -> None:
         total = 0.0
         for value in rows[i]:
             total += np.float64(value) * value
-        norm = np.sqrt(total)
+        norm = math.sqrt(total)
         for d in range(rows.shape[1]):
-            normalized[i, d] = rows[i, d] / norm if norm > 0.0 else np.inf
+            normalized[i, d] = rows[i, d] / norm if norm > 0.0 else math.inf
 
 
 # Reassociation lets the sums run in vector registers; infinities keep their meaning.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,16 +22,30 @@ class Topics(NamedTuple):
     """float32 [n]"""
 
 
+class Transform(Protocol):
+    """What places embeddings: `UmapTransform`, or one of its like on a GPU."""
+
+    @property
+    def dim(self) -> int: ...
+
+    @property
+    def n_components(self) -> int: ...
+
+    def check(self, embeddings: NDArray[Any]) -> None: ...
+
+    def transform(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]: ...
+
+
 class TopicModel:
     """UMAP and HDBSCAN of one converted model.
 
     Parameters
     ----------
-    umap : UmapTransform
+    umap : Transform
     topics : TopicPredictor
     """
 
-    def __init__(self, umap: UmapTransform, topics: TopicPredictor) -> None:
+    def __init__(self, umap: Transform, topics: TopicPredictor) -> None:
         self.umap = umap
         self.topics = topics
 
@@ -50,12 +64,31 @@ class TopicModel:
         return Topics(*self.topics.predict(self.umap.transform(embeddings)))
 
     @classmethod
-    def load(cls, umap: Path, hdbscan: Path) -> TopicModel:
-        """Read what `UmapTransform.save` and `TopicPredictor.save` wrote into two folders."""
-        return cls(UmapTransform.load(umap), TopicPredictor.load(hdbscan))
+    def load(cls, umap: Path, hdbscan: Path, *, device: int | None = None) -> TopicModel:
+        """Read what `UmapTransform.save` and `TopicPredictor.save` wrote into two folders; see `load_transform`."""
+        return cls(load_transform(umap, device), TopicPredictor.load(hdbscan))
 
 
-def load(repository: str | Path, name: str = "BERTopic") -> TopicModel:
+def load_transform(folder: Path, device: int | None = None) -> Transform:
+    """Read what `UmapTransform.save` wrote, to run on the GPU of this number, or on the CPU.
+
+    Raises
+    ------
+    StorageError
+        A file is missing, unreadable or incomplete.
+    DeviceError
+        The GPU is missing, or cannot compute what the model needs.
+    """
+    umap = UmapTransform.load(folder)
+    if device is None:
+        return umap
+
+    from .cuda import CudaUmapTransform
+
+    return CudaUmapTransform(umap, device)
+
+
+def load(repository: str | Path, name: str = "BERTopic", *, device: int | None = None) -> TopicModel:
     """Load a converted model from its repository, after checking its files.
 
     Parameters
@@ -64,12 +97,16 @@ def load(repository: str | Path, name: str = "BERTopic") -> TopicModel:
         What `bertopic-inference convert --out` wrote.
     name : str
         The name it was converted under.
+    device : int, optional
+        The GPU that runs UMAP; the CPU does if left out.
 
     Raises
     ------
     StorageError
         A file is missing or differs from what was converted, or another version of the format wrote it.
+    DeviceError
+        The GPU is missing, or cannot compute what the model needs.
     """
     root = Path(repository)
     verify_files(root, name)
-    return TopicModel.load(root / f"{name}-umap" / "1", root / f"{name}-hdbscan" / "1")
+    return TopicModel.load(root / f"{name}-umap" / "1", root / f"{name}-hdbscan" / "1", device=device)

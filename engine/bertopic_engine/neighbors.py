@@ -50,6 +50,8 @@ class Neighbors(Protocol):
     metric: str
     recall: float
     """Share of the true nearest rows that it finds."""
+    half_precision: bool
+    """Whether rows are compared as rounded to half precision."""
 
     @property
     def dim(self) -> int:
@@ -70,6 +72,12 @@ class Neighbors(Protocol):
             -1 where there are fewer than k.
         distances : float32 [m, k]
             Ascending, equal ones by index. Beside an index of -1, the row's largest.
+        """
+
+    def rows(self) -> NDArray[np.float32]:
+        """The training rows, float32 [n, dim], as they are compared: under cosine of length one.
+
+        A row that is nobody's neighbour is infinite.
         """
 
     def save(self, folder: Path) -> None:
@@ -93,6 +101,7 @@ class ExactNeighbors:
 
     kind = "exact"
     recall = 1.0
+    half_precision = False
 
     def __init__(self, data: NDArray[np.float32], metric: str) -> None:
         self.metric = metric
@@ -129,6 +138,10 @@ class ExactNeighbors:
         _finish(*found, self.metric == "cosine")
         return found
 
+    def rows(self) -> NDArray[np.float32]:
+        """See `Neighbors.rows`."""
+        return self._rows
+
     def save(self, folder: Path) -> None:
         save_arrays(folder / _ARRAYS, {"data": self._data})
         save_json(folder / _SETTINGS, {"kind": self.kind, "metric": self.metric})
@@ -159,6 +172,7 @@ class IndexNeighbors:
     def __init__(self, index: Any, metric: str, recall: float) -> None:
         self.metric = metric
         self.recall = recall
+        self.half_precision = metric == "cosine"
         self._index = index
 
     @property
@@ -177,6 +191,16 @@ class IndexNeighbors:
         for_rows(search, len(x), smallest=_SMALLEST_SEARCH)
         _finish(indices, squared, self.metric == "cosine")
         return indices, squared
+
+    def rows(self) -> NDArray[np.float32]:
+        """See `Neighbors.rows`."""
+        import faiss
+
+        ids = faiss.vector_to_array(self._index.id_map)
+        graph: Any = faiss.downcast_index(self._index.index)
+        rows: NDArray[np.float32] = np.full((int(ids.max()) + 1, self.dim), np.inf, np.float32)
+        rows[ids] = graph.storage.reconstruct_n(0, len(ids))
+        return rows
 
     def save(self, folder: Path) -> None:
         import faiss

@@ -88,6 +88,11 @@ def sibling(args: Mapping[str, str], model: str) -> Path:
     return Path(args["model_repository"]).parent / f"{name}-{model}" / args["model_version"]
 
 
+def device(args: Mapping[str, str]) -> int | None:
+    """The GPU that Triton gives to an instance, if it does."""
+    return int(args["model_instance_device_id"]) if args["model_instance_kind"] == "GPU" else None
+
+
 def _is_canary(request: Any) -> bool:
     try:
         return bool(request.request_id() == CANARY)

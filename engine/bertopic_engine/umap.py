@@ -219,6 +219,15 @@ class UmapTransform:
             indices = np.where(distances >= farthest, np.int32(-1), indices)
         return np.where(self._unplaced[indices], np.int32(-1), indices)
 
+    def layout_arrays(self) -> dict[str, NDArray[Any]]:
+        """What a layout on another device needs, by name.
+
+        `embedding` float32 [n, n_components] and `unplaced` bool [n]; `outside` float32 [n_components], the start of a
+        row without neighbours; and the arrays of the RepulsionField.
+        """
+        arrays = {"embedding": self._embedding, "unplaced": self._unplaced, "outside": self._outside}
+        return {**arrays, **(self._field._asdict() if self._field else {})}
+
     def save(self, folder: Path) -> None:
         """Write `umap.safetensors`, `umap.json` and the neighbours' files into `folder`."""
         save_arrays(folder / _ARRAYS, {"embedding": self._embedding, **(self._field._asdict() if self._field else {})})

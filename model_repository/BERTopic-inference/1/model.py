@@ -2,12 +2,12 @@
 
 import triton_python_backend_utils as pb_utils
 from bertopic_engine import TopicModel
-from bertopic_engine.serving import Endpoint, sibling, topic_outputs
+from bertopic_engine.serving import Endpoint, device, sibling, topic_outputs
 
 
 class TritonPythonModel:
     def initialize(self, args):
-        self.model = TopicModel.load(sibling(args, "umap"), sibling(args, "hdbscan"))
+        self.model = TopicModel.load(sibling(args, "umap"), sibling(args, "hdbscan"), device=device(args))
         self.endpoint = Endpoint(pb_utils, args, check=self.model.umap.check, compute=self.compute)
 
     def execute(self, requests):

@@ -3,13 +3,13 @@
 import triton_python_backend_utils as pb_utils
 from bertopic_embedder import decode, triton_embedder
 from bertopic_engine import TopicModel
-from bertopic_engine.serving import Endpoint, sibling, topic_outputs
+from bertopic_engine.serving import Endpoint, device, sibling, topic_outputs
 
 
 class TritonPythonModel:
     def initialize(self, args):
         self.embedder = triton_embedder(pb_utils, args)
-        self.model = TopicModel.load(sibling(args, "umap"), sibling(args, "hdbscan"))
+        self.model = TopicModel.load(sibling(args, "umap"), sibling(args, "hdbscan"), device=device(args))
         self.endpoint = Endpoint(pb_utils, args, check=decode, compute=self.compute)
 
     def execute(self, requests):

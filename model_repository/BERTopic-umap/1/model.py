@@ -1,13 +1,13 @@
 """Embeddings to UMAP's reduced coordinates."""
 
 import triton_python_backend_utils as pb_utils
-from bertopic_engine import UmapTransform
-from bertopic_engine.serving import Endpoint, sibling
+from bertopic_engine import load_transform
+from bertopic_engine.serving import Endpoint, device, sibling
 
 
 class TritonPythonModel:
     def initialize(self, args):
-        self.umap = UmapTransform.load(sibling(args, "umap"))
+        self.umap = load_transform(sibling(args, "umap"), device(args))
         self.endpoint = Endpoint(pb_utils, args, check=self.umap.check, compute=self.compute)
 
     def execute(self, requests):

@@ -1,0 +1,288 @@
+"""Exact nearest neighbours on a GPU: tensor cores say where they may be, full precision says which they are.
+
+Scores of all training rows (cosines in half precision, or inner products minus half the squared length) come from one
+matrix product after another. Of every 16 neighbouring rows only the highest score is kept, of every 16 such maxima the
+highest again, and so on: a tree. The k rows with the highest scores lie below at most k of its nodes at every level, so
+that a walk down keeps the best nodes of a level, looks at their children only, and ends at few rows. Those are
+compared as the CPU does, by the sum of squared differences, in an order of its own for every row: neither the other
+rows of a batch nor their number can change an answer.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numba import cuda
+from numpy.typing import NDArray
+
+from ._cuda_layout import view
+from ._scan import normalize
+
+f32, i32 = np.float32, np.int32
+
+FAN_OUT = 16
+"""Children of a node, and training rows of a lowest node."""
+
+_NODES_PER_BLOCK = 128
+_ROWS_PER_BLOCK = 32
+
+
+class CudaNeighbors:
+    """Neighbours by comparing with every training row, on a GPU; see `ExactNeighbors`.
+
+    Parameters
+    ----------
+    data : float32 [n, dim]
+        Rows whose squared distances order neighbours, infinite where a row is nobody's neighbour.
+    metric : {"cosine", "euclidean"}
+        Under cosine the rows are of length one, and scored in half precision.
+    n_neighbors : int
+    xp : module
+        What computes matrix products and holds arrays: CuPy, or numpy under numba's simulator.
+    half_precision : bool
+        Whether `data` are rounded to half precision, so that queries have to be as well.
+    most_rows : int
+        Of a query. Every matrix product has as many, also for a lone row, whose scores are then added up in the same
+        order whatever comes with it.
+    tile : int
+        Training rows of a matrix product, a multiple of FAN_OUT.
+    threads : int
+        That share one row.
+    """
+
+    def __init__(
+        self,
+        data: NDArray[np.float32],
+        metric: str,
+        n_neighbors: int,
+        xp: Any,
+        *,
+        half_precision: bool,
+        most_rows: int,
+        tile: int,
+        threads: int,
+    ) -> None:
+        self._xp, self._tile, self._threads = xp, min(tile, _padded(len(data))), threads
+        self._cosine, self._half_precision = metric == "cosine", half_precision
+        self._score_type = np.float16 if self._cosine else f32
+        self._nearest = nearest_kernel(n_neighbors)
+        self._store(data)
+        self._lay_out_tree(most_rows, kept_nodes(n_neighbors) * FAN_OUT)
+        dim = data.shape[1]
+        self._queries = xp.zeros((most_rows, dim), f32)
+        self._query_scores = xp.empty((most_rows, self._tile), self._score_type)
+        self.indices = xp.empty((most_rows, n_neighbors), np.int32)
+        self.distances = xp.empty((most_rows, n_neighbors), f32)
+
+    def _store(self, data: NDArray[np.float32]) -> None:
+        xp, n_tiles = self._xp, -(-len(data) // self._tile)
+        n, dim = n_tiles * self._tile, data.shape[1]
+        self._scored = xp.zeros((n, dim), self._score_type)
+        self._rows = xp.full((n // FAN_OUT, dim, FAN_OUT), math.inf, f32)
+        self._bias = xp.full(n, -math.inf, f32)
+        for start in range(0, len(data), self._tile):
+            some = data[start : start + self._tile]
+            there = np.isfinite(some).all(axis=1)
+            stop = start + len(some)
+            self._scored[start:stop] = xp.asarray(np.where(there[:, None], some, 0).astype(self._score_type))
+            lengths = np.einsum("ij,ij->i", some, some)
+            bias = np.zeros(len(some)) if self._cosine else -lengths / 2
+            self._bias[start:stop] = xp.asarray(np.where(there, bias, -math.inf).astype(f32))
+            segments = np.full((_padded(len(some)), dim), math.inf, f32)
+            segments[: len(some)] = some
+            segments = segments.reshape(-1, FAN_OUT, dim).transpose(0, 2, 1)
+            first = start // FAN_OUT
+            self._rows[first : first + len(segments)] = xp.asarray(np.ascontiguousarray(segments))
+
+    def _lay_out_tree(self, most_rows: int, most_nodes: int) -> None:
+        """Levels of nodes, lowest first, until one has no more than a walk can look at."""
+        sizes = [len(self._rows)]
+        while sizes[-1] > most_nodes:
+            sizes.append(-(-sizes[-1] // FAN_OUT))
+        self._sizes = sizes
+        self._starts = [sum(sizes[:level]) for level in range(len(sizes))]
+        self._tree = self._xp.empty((most_rows, sum(sizes)), f32)
+        self._levels = [view(self._xp.asarray(np.array(values, i32))) for values in (self._starts, sizes)]
+
+    def query(self, x: NDArray[np.float32]) -> tuple[Any, Any]:
+        """The nearest training rows of every row, on the device until the next call.
+
+        Parameters
+        ----------
+        x : float32 [at most `most_rows`, dim]
+
+        Returns
+        -------
+        indices : int32 [most_rows, n_neighbors]
+        distances : float32 [most_rows, n_neighbors]
+            As `Neighbors.query` promises, for the rows that were given.
+        """
+        self._queries[: len(x)] = self._xp.asarray(x)
+        queries = view(self._queries)
+        if self._cosine:
+            _normalize[-(-len(x) // _ROWS_PER_BLOCK), min(_ROWS_PER_BLOCK, len(x))](queries, len(x))
+        if self._half_precision:
+            self._queries[...] = self._queries.astype(np.float16)
+        self._grow_tree(len(x))
+        self._nearest[len(x), self._threads](
+            queries,
+            view(self._rows),
+            view(self._tree),
+            *self._levels,
+            self._cosine,
+            view(self.indices),
+            view(self.distances),
+        )
+        return view(self.indices), view(self.distances)
+
+    def _grow_tree(self, n_queries: int) -> None:
+        tree, bias, scores = view(self._tree), view(self._bias), view(self._query_scores)
+        scored = self._queries.astype(self._score_type)
+        for first in range(0, len(self._scored), self._tile):
+            self._xp.matmul(scored, self._scored[first : first + self._tile].T, out=self._query_scores)
+            lowest_maxima[_nodes(self._tile // FAN_OUT, n_queries)](scores, bias, first, tree)
+        for start, size in zip(self._starts[:-1], self._sizes[:-1], strict=True):
+            higher_maxima[_nodes(-(-size // FAN_OUT), n_queries)](tree, start, size)
+
+
+def _padded(n: int) -> int:
+    return -(-n // FAN_OUT) * FAN_OUT
+
+
+def _nodes(n_nodes: int, n_queries: int) -> Any:
+    """Blocks and threads for each node of each query."""
+    threads = min(_NODES_PER_BLOCK, n_nodes)
+    return (-(-n_nodes // threads), n_queries), threads
+
+
+@cuda.jit
+def _normalize(rows: Any, n: int) -> None:
+    row = cuda.grid(1)
+    if row < n:
+        normalize(rows[row : row + 1], rows[row : row + 1])
+
+
+def kept_nodes(n_neighbors: int) -> int:
+    """Nodes that a walk keeps at each level: twice the neighbours, or a few more.
+
+    As many as there are neighbours would do if scores were exact. A node is lost only if that many others have rows
+    that rounding puts before its own.
+    """
+    return -(-2 * n_neighbors // 4) * 4
+
+
+@cuda.jit
+def lowest_maxima(scores: Any, bias: Any, first: int, tree: Any) -> None:
+    """Fill the lowest level for training rows from `first` on; a thread for each node (x) and query (y).
+
+    Parameters
+    ----------
+    scores : float16 or float32 [n_queries, n], n a multiple of FAN_OUT
+    bias : float32 [rows in all]
+        Added to a row's scores; -inf for one that is nobody's neighbour.
+    first : int
+        A multiple of FAN_OUT.
+    tree : float32 [n_queries, nodes in all]
+    """
+    node, query = cuda.grid(1), cuda.blockIdx.y
+    if node * FAN_OUT >= scores.shape[1]:
+        return
+    highest = f32(-math.inf)
+    for i in range(node * FAN_OUT, (node + 1) * FAN_OUT):
+        highest = max(highest, f32(scores[query, i]) + bias[first + i])
+    tree[query, first // FAN_OUT + node] = highest
+
+
+@cuda.jit
+def higher_maxima(tree: Any, start: int, size: int) -> None:
+    """Fill the level above that of `size` nodes at `start`; a thread for each node (x) and query (y)."""
+    node, query = cuda.grid(1), cuda.blockIdx.y
+    if node * FAN_OUT >= size:
+        return
+    highest = f32(-math.inf)
+    for child in range(node * FAN_OUT, min((node + 1) * FAN_OUT, size)):
+        highest = max(highest, tree[query, start + child])
+    tree[query, start + size + node] = highest
+
+
+@lru_cache
+def nearest_kernel(n_neighbors: int) -> Any:
+    """The kernel that walks down the trees and compares rows, one query a block of any number of threads.
+
+    It takes `queries` float32 [m, dim]; `rows` float32 [ceil(n / FAN_OUT), dim, FAN_OUT], infinite where there is none;
+    `tree` float32 [m, nodes]; `starts`, `sizes` int32 [levels], lowest first; `cosine` bool. Writes `indices` int32
+    [m, n_neighbors] and `distances` float32 [m, n_neighbors] as `Neighbors.query` promises.
+    """
+    n_kept = kept_nodes(n_neighbors)
+    n_candidates = n_kept * FAN_OUT
+
+    @cuda.jit
+    def nearest(
+        queries: Any,
+        rows: Any,
+        tree: Any,
+        starts: Any,
+        sizes: Any,
+        cosine: Any,
+        indices: Any,
+        distances: Any,
+    ) -> None:
+        query, thread, n_threads = cuda.blockIdx.x, cuda.threadIdx.x, cuda.blockDim.x
+        chosen = cuda.shared.array(n_kept, i32)
+        kept = cuda.shared.array(n_kept, i32)
+        values = cuda.shared.array(n_candidates, f32)
+
+        # As if all nodes of the highest level, of which there are no more than candidates, had been chosen.
+        for i in range(thread, n_kept, n_threads):
+            chosen[i] = i
+        cuda.syncthreads()
+        for level in range(sizes.shape[0] - 1, -1, -1):
+            for c in range(thread, n_candidates, n_threads):
+                node = chosen[c // FAN_OUT] * FAN_OUT + c % FAN_OUT
+                values[c] = tree[query, starts[level] + node] if node < sizes[level] else f32(-math.inf)
+            cuda.syncthreads()
+            for c in range(thread, n_candidates, n_threads):
+                rank = 0
+                for other in range(n_candidates):
+                    rank += values[other] > values[c] or (values[other] == values[c] and other < c)
+                if rank < n_kept:
+                    kept[rank] = chosen[c // FAN_OUT] * FAN_OUT + c % FAN_OUT
+            cuda.syncthreads()
+            for i in range(thread, n_kept, n_threads):
+                chosen[i] = kept[i]
+            cuda.syncthreads()
+
+        for j in range(thread, n_neighbors, n_threads):
+            indices[query, j] = -1
+        for c in range(thread, n_candidates, n_threads):
+            segment, place = chosen[c // FAN_OUT], c % FAN_OUT
+            values[c] = f32(math.inf)
+            if segment < rows.shape[0]:
+                total = f32(0.0)
+                for d in range(rows.shape[1]):
+                    difference = queries[query, d] - rows[segment, d, place]
+                    total += difference * difference
+                values[c] = total / f32(2.0) if cosine else math.sqrt(total)
+        cuda.syncthreads()
+        for c in range(thread, n_candidates, n_threads):
+            row = chosen[c // FAN_OUT] * FAN_OUT + c % FAN_OUT
+            if values[c] < f32(math.inf):
+                rank = 0
+                for other in range(n_candidates):
+                    other_row = chosen[other // FAN_OUT] * FAN_OUT + other % FAN_OUT
+                    rank += values[other] < values[c] or (values[other] == values[c] and other_row < row)
+                if rank < n_neighbors:
+                    indices[query, rank] = row
+                    distances[query, rank] = values[c]
+        cuda.syncthreads()
+        for j in range(thread, n_neighbors, n_threads):
+            if indices[query, j] < 0:
+                last = j
+                while last >= 0 and indices[query, last] < 0:
+                    last -= 1
+                distances[query, j] = distances[query, last] if last >= 0 else f32(0.0)
+
+    return nearest

@@ -1,0 +1,162 @@
+"""UMAP's transform on a GPU: the CPU's answers, from batch to batch without leaving the device.
+
+Of everything that `UmapTransform` computes here are the neighbours, found by comparing with every training row, and
+the layout "mean_field". Memory: six bytes for each number of the training data (half precision for the tensor cores,
+single precision for the exact distances), and some 270 bytes for each training row while rows are answered.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from numba import cuda
+from numpy.typing import NDArray
+
+from ._cuda_layout import CudaLayout
+from ._cuda_neighbors import CudaNeighbors
+from ._exceptions import DeviceUnavailable, UnsupportedOnDevice
+from .umap import UmapTransform
+
+MOST_NEIGHBORS = 256
+"""What the memory of a block of threads has room for."""
+
+_ROWS = 1_024
+# 128 MiB of scores in half precision.
+_TILE = 65_536
+_THREADS = 512
+_WARP = 32
+
+
+class CudaUmapTransform:
+    """A UmapTransform on a GPU.
+
+    One thread at a time uses the device; others wait.
+
+    Parameters
+    ----------
+    umap : UmapTransform
+        With the layout "mean_field".
+    device : int
+    xp : module, optional
+        What computes matrix products and holds arrays: CuPy; numpy under numba's simulator.
+    rows, tile, threads, lanes : int
+        Rows that are answered together, training rows of a matrix product, and threads of a block for the search
+        and for the layout. Answers depend on `lanes` by rounding only, on the others not at all.
+
+    Raises
+    ------
+    UnsupportedOnDevice
+        Another layout, or more than MOST_NEIGHBORS neighbours.
+    DeviceUnavailable
+        CuPy or the device is missing.
+    """
+
+    def __init__(
+        self,
+        umap: UmapTransform,
+        device: int = 0,
+        *,
+        xp: Any = None,
+        rows: int = _ROWS,
+        tile: int = _TILE,
+        threads: int = _THREADS,
+        lanes: int = _WARP,
+    ) -> None:
+        if umap.parameters.layout != "mean_field":
+            raise UnsupportedOnDevice(
+                f"the layout is {umap.parameters.layout!r}, and a GPU computes 'mean_field' only. "
+                "Convert the model with --layout mean_field, or serve it on the CPU."
+            )
+        if umap.parameters.n_neighbors > MOST_NEIGHBORS:
+            raise UnsupportedOnDevice(
+                f"UMAP has n_neighbors = {umap.parameters.n_neighbors}, and a GPU has room for {MOST_NEIGHBORS}. "
+                "Serve the model on the CPU."
+            )
+        self.parameters = umap.parameters
+        self._umap = umap
+        self._lock = threading.Lock()
+        self._device = device
+        self._xp = xp or _cupy(device)
+        self._rows = rows
+        p = umap.parameters
+        with self._on_device():
+            self._neighbors = CudaNeighbors(
+                umap.neighbors.rows(),
+                umap.neighbors.metric,
+                p.n_neighbors,
+                self._xp,
+                half_precision=umap.neighbors.half_precision,
+                most_rows=rows,
+                tile=tile,
+                threads=threads,
+            )
+            self._layout = CudaLayout(umap, self._xp, rows, lanes)
+
+    @property
+    def dim(self) -> int:
+        """Dimensions of an embedding."""
+        return self._umap.dim
+
+    @property
+    def n_components(self) -> int:
+        """Dimensions of a place."""
+        return self._umap.n_components
+
+    def check(self, embeddings: NDArray[Any]) -> None:
+        """Raise InvalidInput unless `transform` has an answer; see `check_embeddings`."""
+        self._umap.check(embeddings)
+
+    def transform(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Place embeddings; see `UmapTransform.transform`.
+
+        Parameters
+        ----------
+        embeddings : float32 [m, dim]
+
+        Returns
+        -------
+        float32 [m, n_components]
+        """
+        self.check(embeddings)
+        positions = np.empty((len(embeddings), self.n_components), np.float32)
+        with self._lock, self._on_device():
+            for start in range(0, len(embeddings), self._rows):
+                some = embeddings[start : start + self._rows]
+                places = self._layout.place(len(some), *self._neighbors.query(some))
+                positions[start : start + len(some)] = self._to_host(places)
+        return positions
+
+    def _to_host(self, array: Any) -> NDArray[np.float32]:
+        host: NDArray[np.float32] = array if self._xp is np else self._xp.asnumpy(array)
+        return host
+
+    @contextmanager
+    def _on_device(self) -> Iterator[None]:
+        """Make the device that of the calling thread, for CuPy and for numba."""
+        if self._xp is np:
+            yield
+            return
+        with self._xp.cuda.Device(self._device), cuda.gpus[self._device]:
+            yield
+
+
+def _cupy(device: int) -> Any:
+    try:
+        import cupy
+
+        n_devices = cupy.cuda.runtime.getDeviceCount()
+    except Exception as error:  # the module or a library is missing, or the driver has no device
+        raise DeviceUnavailable(
+            f"GPU {device} cannot be used ({type(error).__name__}: {error}). Install the GPU's libraries with "
+            "`pip install 'bertopic-inference[gpu]'` on a machine with an NVIDIA driver, or convert the model with "
+            "--device cpu."
+        ) from error
+    if device >= n_devices:
+        raise DeviceUnavailable(
+            f"GPU {device} was asked for, and this machine has {n_devices}, counted from 0. Give one of those."
+        )
+    return cupy
