@@ -188,7 +188,7 @@ def _make(model: SyntheticModel) -> None:
     shutil.rmtree(unfinished, ignore_errors=True)
     for part in ("umap", "topics"):
         (unfinished / part).mkdir(parents=True)
-    embeddings, reduced = _synthesize(model)
+    embeddings, reduced = synthesize(model)
     held_out, embeddings, reduced = embeddings[:HELD_OUT], embeddings[HELD_OUT:], reduced[HELD_OUT:]
     umap, _ = summarize(read_umap(_as_if_fitted(embeddings, reduced)), embeddings)
     umap.save(unfinished / "umap")
@@ -202,7 +202,7 @@ def _make(model: SyntheticModel) -> None:
     unfinished.rename(model.folder)
 
 
-def _synthesize(model: SyntheticModel) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def synthesize(model: SyntheticModel) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Embeddings [n, 384] and reduced coordinates [n, components], held-out rows first.
 
     A theme is a Gaussian in a latent space whose leading dimensions matter most. Embeddings are a smooth

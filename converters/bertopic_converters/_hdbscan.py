@@ -18,7 +18,7 @@ def read_hdbscan(clusterer: Any) -> HdbscanPredictor:
     Parameters
     ----------
     clusterer : hdbscan.HDBSCAN
-        Fitted with Euclidean distances, with prediction data.
+        One of cuML's becomes that by `from_cuml`. Fitted with Euclidean distances, with prediction data.
 
     Raises
     ------
@@ -70,7 +70,8 @@ def _require_supported(clusterer: Any) -> None:
     if not isinstance(clusterer, hdbscan.HDBSCAN):
         given = f"{type(clusterer).__module__}.{type(clusterer).__qualname__}"
         raise UnsupportedModel(
-            f"the model clusters with {given}, which cannot be served. Supported is hdbscan.HDBSCAN."
+            f"the model clusters with {given}, which cannot be served. Supported are hdbscan.HDBSCAN and "
+            "cuml.cluster.HDBSCAN."
         )
     euclidean = clusterer.metric in ("euclidean", "l2") or (clusterer.metric in ("minkowski", "p") and clusterer.p == 2)
     if not euclidean:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ._cuml import cuml_version, from_cuml
 from ._exceptions import UnreadableModel, UnsupportedModel, UntrustedPickle
 
 THREE_PICKLES = ("umap.pickle", "hdbscan.pickle", "mappings.pickle")
@@ -14,7 +15,7 @@ THREE_PICKLES = ("umap.pickle", "hdbscan.pickle", "mappings.pickle")
 
 @dataclass
 class SourceModel:
-    """The parts of a trained model, as their libraries hold them."""
+    """The parts of a trained model, as their libraries hold them; those of cuML as `from_cuml` makes them."""
 
     umap: Any
     hdbscan: Any
@@ -81,12 +82,13 @@ def _from_three_pickles(folder: Path, trust_pickle: bool) -> SourceModel:
             f"{folder / 'mappings.pickle'} holds a {_class_name(mapping)}; expected the dict that "
             "`topic_model.topic_mapper_.get_mappings(original_topics=True)` returns."
         )
+    clusterer = from_cuml(hdbscan)
     return SourceModel(
-        umap=umap,
-        hdbscan=hdbscan,
+        umap=from_cuml(umap),
+        hdbscan=clusterer,
         mapping=mapping,
-        topics=_unnamed_topics(mapping, hdbscan),
-        origin={"kind": "three pickles", "files": ", ".join(THREE_PICKLES)},
+        topics=_unnamed_topics(mapping, clusterer),
+        origin={"kind": "three pickles", "files": ", ".join(THREE_PICKLES), **cuml_version(umap, hdbscan)},
     )
 
 
@@ -103,9 +105,25 @@ def _unpickle(path: Path, trust_pickle: bool) -> Any:
             return joblib.load(file)
     except Exception as error:  # a pickle can raise anything
         raise UnreadableModel(
-            f"{path} could not be unpickled ({type(error).__name__}: {error}). Unpickle it with the Python and "
-            "library versions that wrote it, or save the model again with those installed here."
+            f"{path} could not be unpickled ({type(error).__name__}: {error}). {_advice(error)}"
         ) from error
+
+
+def _advice(error: Exception) -> str:
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] == "cuml":
+        return (
+            "The model was trained with cuML, whose pickles open nowhere else: convert it on a machine with an NVIDIA "
+            "GPU and `pip install 'bertopic-inference[convert,cuml]'`. What that writes is served anywhere."
+        )
+    if "cuda" in str(error).lower():
+        return (
+            "It holds what lives on a GPU, and none can be used here: convert it on a machine with one. "
+            "What that writes is served anywhere."
+        )
+    return (
+        "Unpickle it with the Python and library versions that wrote it, or save the model again with those "
+        "installed here."
+    )
 
 
 def _from_bertopic(model: Any, origin: dict[str, str]) -> SourceModel:
@@ -116,11 +134,11 @@ def _from_bertopic(model: Any, origin: dict[str, str]) -> SourceModel:
     if model.topic_mapper_ is None or getattr(model, "topics_", None) is None:
         raise UnsupportedModel("this BERTopic was never fitted. Call fit_transform on it first.")
     return SourceModel(
-        umap=model.umap_model,
-        hdbscan=model.hdbscan_model,
+        umap=from_cuml(model.umap_model),
+        hdbscan=from_cuml(model.hdbscan_model),
         mapping=model.topic_mapper_.get_mappings(original_topics=True),
         topics=_named_topics(model),
-        origin=origin,
+        origin=origin | cuml_version(model.umap_model, model.hdbscan_model),
         embedding_model=getattr(model, "embedding_model", None),
     )
 

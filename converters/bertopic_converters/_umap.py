@@ -1,4 +1,4 @@
-"""From a fitted `umap.UMAP` to the engine's UmapTransform."""
+"""From a fitted UMAP of umap-learn or cuML to what the engine transforms with."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ._cuml import CumlUmap
 from ._exceptions import UnsupportedModel
 
 if TYPE_CHECKING:
+    from bertopic_engine.cuml import CumlTransform
     from bertopic_engine.neighbors import Neighbors, Progress
-    from bertopic_engine.umap import UmapTransform
+    from bertopic_engine.umap import UmapParameters, UmapTransform
 
 # Metrics that umap-learn computes alike.
 _METRICS = {"cosine": "cosine", "euclidean": "euclidean", "l2": "euclidean"}
@@ -28,7 +30,7 @@ def read_umap(
 
     Parameters
     ----------
-    umap_model : umap.UMAP
+    umap_model : umap.UMAP or CumlUmap
     layout : {"mean_field", "sgd"}
         How new rows are placed; see `UmapParameters`.
     exact_neighbors : bool
@@ -39,16 +41,43 @@ def read_umap(
     Raises
     ------
     UnsupportedModel
-        Not a fitted umap.UMAP, or one with an option that cannot be served; names it and what is supported.
+        Not a fitted UMAP, or one with an option that cannot be served; names it and what is supported.
     """
-    from bertopic_engine.umap import UmapParameters, UmapTransform
+    from bertopic_engine.umap import UmapTransform
+
+    parameters = _parameters(umap_model, layout)
+    neighbors = _find_neighbors(
+        umap_model._raw_data, _METRICS[umap_model.metric], parameters.n_neighbors, exact_neighbors, progress
+    )
+    return UmapTransform(umap_model.embedding_, neighbors, parameters)
+
+
+def read_umap_for_cuml(umap_model: Any) -> CumlTransform:
+    """Take from a fitted UMAP what transforming with cuML needs; neither cuML nor a GPU is needed for that.
+
+    Parameters
+    ----------
+    umap_model : umap.UMAP or CumlUmap
+
+    Raises
+    ------
+    UnsupportedModel
+        As `read_umap`.
+    """
+    from bertopic_engine.cuml import LAYOUT, CumlTransform
+
+    parameters = _parameters(umap_model, LAYOUT)
+    return CumlTransform(umap_model.embedding_, umap_model._raw_data, _METRICS[umap_model.metric], parameters)
+
+
+def _parameters(umap_model: Any, layout: str) -> UmapParameters:
+    from bertopic_engine.umap import UmapParameters
 
     _check_class(umap_model)
     _check_options(umap_model)
-    n_neighbors = int(umap_model._n_neighbors)
     disconnection_distance = float(umap_model._disconnection_distance)
-    parameters = UmapParameters(
-        n_neighbors=n_neighbors,
+    return UmapParameters(
+        n_neighbors=int(umap_model._n_neighbors),
         a=float(umap_model._a),
         b=float(umap_model._b),
         n_epochs=100 if umap_model.n_epochs is None else umap_model.n_epochs // 3,
@@ -60,21 +89,19 @@ def read_umap(
         disconnection_distance=disconnection_distance if np.isfinite(disconnection_distance) else None,
         layout=layout,
     )
-    neighbors = _find_neighbors(
-        umap_model._raw_data, _METRICS[umap_model.metric], n_neighbors, exact_neighbors, progress
-    )
-    return UmapTransform(umap_model.embedding_, neighbors, parameters)
 
 
 def _check_class(model: Any) -> None:
     from umap import UMAP
 
+    if isinstance(model, CumlUmap):
+        return
     # A subclass that transforms in its own way (ParametricUMAP does) is another method under UMAP's name.
     if not isinstance(model, UMAP) or type(model).transform is not UMAP.transform:
         kind = type(model)
         raise UnsupportedModel(
-            f"The dimensionality reduction is a {kind.__module__}.{kind.__qualname__}; only umap.UMAP is "
-            "supported. Train BERTopic with umap_model=umap.UMAP(...)."
+            f"The dimensionality reduction is a {kind.__module__}.{kind.__qualname__}; only umap.UMAP and "
+            "cuml.manifold.UMAP are supported. Train BERTopic with umap_model=umap.UMAP(...)."
         )
     if not hasattr(model, "_raw_data"):
         raise UnsupportedModel("The UMAP has not been fitted; a fitted one is needed. Fit BERTopic first.")

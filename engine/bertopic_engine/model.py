@@ -8,9 +8,9 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ._storage import verify_files
+from ._storage import load_json, verify_files
 from .topics import TopicPredictor
-from .umap import UmapTransform
+from .umap import SETTINGS, UmapTransform
 
 
 class Topics(NamedTuple):
@@ -79,6 +79,10 @@ def load_transform(folder: Path, device: int | None = None) -> Transform:
     DeviceError
         The GPU is missing, or cannot compute what the model needs.
     """
+    if load_json(folder / SETTINGS).get("layout") == "cuml":
+        from .cuml import CumlTransform
+
+        return CumlTransform.load(folder, device or 0)
     umap = UmapTransform.load(folder)
     if device is None:
         return umap

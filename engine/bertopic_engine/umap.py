@@ -23,8 +23,8 @@ from .repulsion import every_point
 
 LAYOUTS = ("mean_field", "sgd")
 
-_ARRAYS = "umap.safetensors"
-_SETTINGS = "umap.json"
+ARRAYS = "umap.safetensors"
+SETTINGS = "umap.json"
 # What another thread takes over has to be worth waking it.
 _SMALLEST_RANGE = 8
 
@@ -107,10 +107,15 @@ class UmapTransform:
         placed: NDArray[np.float32] = self._embedding[~self._unplaced]
         return placed
 
-    def replaced(self, *, field: RepulsionField | None = None, **parameters: Any) -> UmapTransform:
-        """The same UMAP with another repulsion field or other parameters."""
+    def replaced(
+        self, *, neighbors: Neighbors | None = None, field: RepulsionField | None = None, **parameters: Any
+    ) -> UmapTransform:
+        """The same UMAP with another way to find neighbours, another repulsion field or other parameters."""
         return UmapTransform(
-            self._embedding, self.neighbors, self.parameters._replace(**parameters), field or self._field
+            self._embedding,
+            neighbors or self.neighbors,
+            self.parameters._replace(**parameters),
+            field or self._field,
         )
 
     def check(self, embeddings: NDArray[Any]) -> None:
@@ -230,8 +235,8 @@ class UmapTransform:
 
     def save(self, folder: Path) -> None:
         """Write `umap.safetensors`, `umap.json` and the neighbours' files into `folder`."""
-        save_arrays(folder / _ARRAYS, {"embedding": self._embedding, **(self._field._asdict() if self._field else {})})
-        save_json(folder / _SETTINGS, self.parameters._asdict())
+        save_arrays(folder / ARRAYS, {"embedding": self._embedding, **(self._field._asdict() if self._field else {})})
+        save_json(folder / SETTINGS, self.parameters._asdict())
         self.neighbors.save(folder)
 
     @classmethod
@@ -244,9 +249,9 @@ class UmapTransform:
             A file is missing, unreadable or incomplete.
         """
         try:
-            settings = load_json(folder / _SETTINGS)
+            settings = load_json(folder / SETTINGS)
             parameters = UmapParameters(**settings | {"rng_state": tuple(settings["rng_state"])})
-            arrays = load_arrays(folder / _ARRAYS)
+            arrays = load_arrays(folder / ARRAYS)
             embedding = arrays.pop("embedding")
             return cls(embedding, load_neighbors(folder), parameters, RepulsionField(**arrays) if arrays else None)
         except (KeyError, TypeError, ValueError) as error:

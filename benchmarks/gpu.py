@@ -1,0 +1,339 @@
+"""UMAP and the embedder on a GPU: beside cuML and sentence-transformers, and against what the device could do.
+
+    python benchmarks/gpu.py [--training-rows 18000 500000 5000000] [--repository DIR] [--out benchmarks/results]
+
+Sections, each skipped with a line that says why where something for it is missing:
+
+- floors: bytes a second that a copy on the device moves, and operations a second of a product of large matrices in
+  half precision;
+- engine: embeddings to reduced coordinates at each number of training rows and each batch, beside cuML's transform of
+  the same arrays, and as a share of the floor: the longer of reading all training rows once in half precision, and
+  of the operations of comparing with all of them;
+- agreement: topics of the CPU's engine, with exact neighbours, and of the GPU's, on held-out rows;
+- embedder: sentences of 14 tokens a second: fp32 and fp16 by CUDA, fp16 by TensorRT, and sentence-transformers in half
+  precision on the same GPU;
+- served: a repository that `convert --device gpu` wrote, by tritonserver, with 64 requests of 1,024 embeddings in
+  flight, beside UMAP on the GPU and HDBSCAN on the CPU, each alone and in process.
+
+Training rows are synthetic (see `_models.py`): what a search by comparison costs does not depend on them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from _measure import Timing, in_turn, machine
+from _models import N_NEIGHBORS, SyntheticModel, make_synthetic, synthesize
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+TRAINING_ROWS = (18_000, 500_000, 5_000_000)
+BATCHES = (1, 64, 1_024, 4_096, 16_384, 65_536)
+REPEATS = 5
+TOPICS, COMPONENTS, CENTERS = 500, 5, 1_024
+# 12 words and the two tokens that every text has.
+SENTENCE = "the quick brown fox jumps over the lazy dog near the river"
+SENTENCES = 16_384
+IN_FLIGHT, ROWS_A_REQUEST, SERVED_SECONDS = 64, 1_024, 10.0
+# (training rows, batch) -> rows a second on one H100
+TARGETS = {(500_000, 4_096): 300_000, (18_000, 4_096): 1_000_000}
+console = Console(width=120)
+
+Rows = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Floors:
+    """What the device reached in this run."""
+
+    bytes_per_second: float
+    operations_per_second: float
+
+    def seconds(self, training_rows: int, batch: int, dim: int) -> float:
+        """No search by comparison with every training row takes less."""
+        return max(
+            2 * training_rows * dim / self.bytes_per_second,
+            2 * batch * training_rows * dim / self.operations_per_second,
+        )
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Embeddings to reduced coordinates."""
+
+    training_rows: int
+    batch: int
+    rows_per_second: float
+    over_cuml: float | None
+    share_of_floor: float
+
+
+def main() -> None:
+    arguments = _arguments()
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    results: dict[str, Any] = {"date": time.strftime("%Y-%m-%d"), "machine": machine()}
+    with _section("floors"):
+        results["device"], floors = _device(), _floors()
+        results["floors"] = asdict(floors)
+        console.print(
+            f"{results['device']}: {floors.bytes_per_second / 1e12:.2f} TB/s, "
+            f"{floors.operations_per_second / 1e12:.0f} TFLOP/s"
+        )
+        with _section("engine"):
+            measured = [m for n in arguments.training_rows for m in _engine(n, floors)]
+            _print_engine(measured)
+            results["engine"] = [asdict(m) for m in measured]
+    with _section("agreement"):
+        results["agreement"] = _agreement(arguments.folder)
+        console.print(f"the same topic on CPU and GPU: {results['agreement']:.2%}")
+    with _section("embedder"):
+        results["sentences_per_second"] = _embedder(arguments.folder)
+        console.print(results["sentences_per_second"])
+    if arguments.repository:
+        with _section("served"):
+            results["served"] = _served(arguments.repository)
+            console.print(results["served"])
+    if arguments.out:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        (arguments.out / "gpu.json").write_text(json.dumps(results, indent=2) + "\n")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--training-rows", type=int, nargs="+", default=TRAINING_ROWS)
+    parser.add_argument("--repository", type=Path, help="written by convert --device gpu; served only if given")
+    parser.add_argument("--folder", type=Path, default=Path(".bench"), help="keeps what is made once")
+    parser.add_argument("--out", type=Path, help="folder for gpu.json")
+    return parser.parse_args()
+
+
+@contextmanager
+def _section(name: str) -> Iterator[None]:
+    """Measure what is inside, or say what is missing."""
+    from bertopic_embedder import EmbedderError
+    from bertopic_engine import DeviceError
+
+    try:
+        yield
+    except (ImportError, DeviceError, EmbedderError) as error:
+        console.print(f"{name}: skipped, {error}", markup=False)
+
+
+def _device() -> str:
+    import cupy
+
+    name: str = cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()
+    return name
+
+
+def _floors() -> Floors:
+    import cupy
+
+    source = cupy.ones(2**30, cupy.uint8)
+    target = cupy.empty_like(source)
+    matrix = cupy.ones((8_192, 8_192), cupy.float16)
+    product = cupy.empty_like(matrix)
+    timings = in_turn(
+        1,
+        REPEATS,
+        {
+            "copy": _finished(lambda: cupy.copyto(target, source)),
+            "product": _finished(lambda: cupy.matmul(matrix, matrix, out=product)),
+        },
+    )
+    copy, multiply = (min(timings[name].seconds) for name in ("copy", "product"))
+    return Floors(2 * source.nbytes / copy, 2 * 8_192**3 / multiply)
+
+
+def _finished(call: Callable[[], Any]) -> Callable[[], None]:
+    """The call, and what it started on the device."""
+    import cupy
+
+    def until_done() -> None:
+        call()
+        cupy.cuda.Device().synchronize()
+
+    return until_done
+
+
+def _engine(training_rows: int, floors: Floors) -> list[Measured]:
+    import cupy
+    from bertopic_engine.cuda import CudaUmapTransform
+
+    umap, rows = _umap(training_rows)
+    transforms: dict[str, Any] = {"ours": CudaUmapTransform(umap)}
+    try:
+        transforms["cuml"] = _cuml(umap)
+    except ImportError as error:
+        console.print(f"cuML: skipped, {error}", markup=False)
+    measured = []
+    for batch in BATCHES:
+        x = np.resize(rows, (batch, rows.shape[1]))
+        timings = in_turn(batch, REPEATS, {name: _call(t.transform, x) for name, t in transforms.items()})
+        seconds = float(np.median(timings["ours"].seconds))
+        measured.append(
+            Measured(
+                training_rows,
+                batch,
+                batch / seconds,
+                _ratio(timings),
+                floors.seconds(training_rows, batch, rows.shape[1]) / seconds,
+            )
+        )
+    del transforms
+    cupy.get_default_memory_pool().free_all_blocks()
+    return measured
+
+
+def _call(transform: Callable[[Rows], Rows], x: Rows) -> Callable[[], Rows]:
+    return lambda: transform(x)
+
+
+def _ratio(timings: dict[str, Timing]) -> float | None:
+    if "cuml" not in timings:
+        return None
+    return timings["cuml"].us_per_row / timings["ours"].us_per_row
+
+
+def _umap(training_rows: int) -> tuple[Any, Rows]:
+    """A UmapTransform of synthetic training rows, and rows that are not among them."""
+    from bertopic_engine import UmapTransform
+    from bertopic_engine.neighbors import ExactNeighbors
+    from bertopic_engine.repulsion import centroids
+    from bertopic_engine.umap import UmapParameters
+
+    embeddings, reduced = synthesize(SyntheticModel(training_rows, TOPICS, COMPONENTS, Path()))
+    held_out = len(embeddings) - training_rows
+    embedding = np.ascontiguousarray(reduced[held_out:])
+    # a and b are those of min_dist = 0 and spread = 1.
+    parameters = UmapParameters(N_NEIGHBORS, 1.9328083979306352, 0.7904949733907061, 100, (1, 2, 3))
+    umap = UmapTransform(
+        embedding, ExactNeighbors(embeddings[held_out:], "cosine"), parameters, centroids(embedding, CENTERS)
+    )
+    return umap, embeddings[:held_out]
+
+
+def _cuml(umap: Any) -> Any:
+    import cuml  # noqa: F401
+    from bertopic_engine.cuml import LAYOUT, CumlTransform
+
+    return CumlTransform(
+        umap.layout_arrays()["embedding"], umap.neighbors.rows(), "cosine", umap.parameters._replace(layout=LAYOUT)
+    )
+
+
+def _print_engine(measured: list[Measured]) -> None:
+    table = Table(title="embeddings to reduced coordinates")
+    for column in ("training rows", "batch", "rows/s", "over cuML", "of the floor", "target"):
+        table.add_column(column, justify="right")
+    for m in measured:
+        target = TARGETS.get((m.training_rows, m.batch))
+        table.add_row(
+            f"{m.training_rows:,}",
+            f"{m.batch:,}",
+            f"{m.rows_per_second:,.0f}",
+            "" if m.over_cuml is None else f"{m.over_cuml:.1f}x",
+            f"{m.share_of_floor:.0%}",
+            "" if target is None else f"{target:,}",
+        )
+    console.print(table)
+
+
+def _agreement(folder: Path) -> float:
+    """Share of held-out rows with the same topic."""
+    from bertopic_engine import TopicModel
+    from bertopic_engine.cuda import CudaUmapTransform
+    from bertopic_engine.neighbors import ExactNeighbors
+
+    model = SyntheticModel(TRAINING_ROWS[0], TOPICS, COMPONENTS, folder / "synthetic")
+    make_synthetic([model], console)
+    loaded, rows = model.load(), np.load(model.held_out)
+    exact = loaded.umap.replaced(neighbors=ExactNeighbors(loaded.umap.neighbors.rows(), "cosine"))
+    on_cpu = TopicModel(exact, loaded.topics).predict(rows).topics
+    on_gpu = TopicModel(CudaUmapTransform(exact), loaded.topics).predict(rows).topics
+    return float((on_cpu == on_gpu).mean())
+
+
+def _embedder(folder: Path) -> dict[str, float]:
+    """Sentences a second, by what embeds them."""
+    import torch
+    from bertopic_embedder import Embedder, export
+    from bertopic_server._demo import _embedder as minilm
+    from sentence_transformers import SentenceTransformer
+
+    sentences = [SENTENCE] * SENTENCES
+    ways: dict[str, Callable[[], Any]] = {}
+    for precision in ("fp32", "fp16"):
+        exported = folder / f"minilm_{precision}_gpu"
+        if not exported.is_dir():
+            export(str(minilm()), exported, precision=precision, device="gpu")
+        ways[f"{precision}, CUDA"] = _embed(Embedder.load(exported, gpu=0), sentences)
+    model = SentenceTransformer(str(minilm()), device="cuda").half()
+
+    def peer() -> None:
+        model.encode(sentences, batch_size=1_024, convert_to_numpy=True, show_progress_bar=False)
+        torch.cuda.synchronize()
+
+    ways["sentence-transformers, fp16"] = peer
+    timings = in_turn(SENTENCES, REPEATS, ways)
+    return {name: round(1e6 / timing.us_per_row, 1) for name, timing in timings.items()}
+
+
+def _embed(embedder: Any, sentences: list[str]) -> Callable[[], Any]:
+    return lambda: embedder.encode(sentences)
+
+
+def _served(repository: Path) -> dict[str, float]:
+    """Rows a second, through tritonserver and in process."""
+    import bertopic_engine
+    from bertopic_server import Address, TritonServer
+
+    model = bertopic_engine.load(repository, device=0)
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((IN_FLIGHT * ROWS_A_REQUEST, model.umap.dim), np.float32)
+    reduced = model.umap.transform(x)
+    timings = in_turn(
+        len(x),
+        REPEATS,
+        {"UMAP": _call(model.umap.transform, x), "HDBSCAN": lambda: model.topics.predict(reduced)},
+    )
+    rates = {name: 1e6 / timing.us_per_row for name, timing in timings.items()}
+    with TritonServer(repository, Address.on_free_ports()) as server:
+        rates["served"] = asyncio.run(_load(server.address.grpc_url, x))
+    rates["share of the slower"] = rates["served"] / min(rates["UMAP"], rates["HDBSCAN"])
+    return rates
+
+
+async def _load(url: str, x: Rows) -> float:
+    from bertopic_client import AsyncTopicClient
+
+    requests = np.split(x, IN_FLIGHT)
+    answered = 0
+
+    async with AsyncTopicClient(url) as client:
+        await asyncio.gather(*(client.predict(request) for request in requests))
+        started = time.perf_counter()
+
+        async def ask(request: Rows) -> None:
+            nonlocal answered
+            while time.perf_counter() - started < SERVED_SECONDS:
+                await client.predict(request)
+                answered += len(request)
+
+        await asyncio.gather(*(ask(request) for request in requests))
+        return answered / (time.perf_counter() - started)
+
+
+if __name__ == "__main__":
+    main()
