@@ -11,21 +11,24 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
-from bertopic_embedder import export
-from bertopic_engine import TopicPredictor
+from bertopic_embedder import export, require_precision
+from bertopic_engine import TopicPredictor, UmapTransform
 from bertopic_engine._storage import FORMAT_VERSION, MANIFEST, read_manifest, save_json, sha256
+from bertopic_engine.cuml import CumlTransform
 from bertopic_engine.repulsion import summarize
 
 from ._exceptions import ConversionError, DimensionMismatch, OutputError, UnsupportedModel
 from ._fidelity import measure_on_surrogates, require_consensus
+from ._gpu import TENSORRT_CACHE, Network
 from ._hdbscan import read_hdbscan
-from ._repository import MODELS, write_model
+from ._repository import MODELS, Target, write_model
 from ._sources import read_source
-from ._umap import read_umap
+from ._umap import read_umap, read_umap_for_cuml
 
 Backend = Literal["auto", "onnxruntime", "python"]
-Precision = Literal["fp32", "int8"]
-Layout = Literal["mean_field", "sgd"]
+Device = Literal["cpu", "gpu"]
+Precision = Literal["auto", "fp32", "fp16", "int8"]
+Layout = Literal["mean_field", "sgd", "cuml"]
 Neighbors = Literal["auto", "exact"]
 Progress = Callable[[str], None]
 
@@ -40,6 +43,8 @@ _LIBRARIES = (
     "numpy",
 )
 _SYSTEM_BACKEND = Path("/opt/tritonserver/backends/onnxruntime")
+# What is below it is the server's, be there something on this machine or not.
+_ON_SERVER = Path("/opt")
 
 
 def convert(
@@ -50,8 +55,11 @@ def convert(
     name: str = "BERTopic",
     layout: Layout = "mean_field",
     neighbors: Neighbors = "auto",
-    precision: Precision = "fp32",
+    device: Device = "cpu",
+    precision: Precision = "auto",
     embedder_backend: Backend = "auto",
+    tensorrt_cache: str | Path = TENSORRT_CACHE,
+    execution_env: str | Path | None = None,
     seeds: int = 8,
     trust_pickle: bool = False,
     progress: Progress = lambda step: None,
@@ -72,15 +80,23 @@ def convert(
         The sentence-transformers model that the topic model was trained with.
     name : str
         Prefix of the Triton models' names.
-    layout : "mean_field" or "sgd"
-        How UMAP lays out new rows; see `bertopic_engine.UmapParameters`.
+    layout : "mean_field", "sgd" or "cuml"
+        How UMAP lays out new rows; see `bertopic_engine.UmapParameters`. The last is cuML's own transform on a GPU.
     neighbors : "auto" or "exact"
-        How near training rows are found: auto takes an index for models large enough to gain from one.
-    precision : "fp32" or "int8"
-        Of the embedder's weights.
+        How near training rows are found: auto takes an index for models large enough to gain from one. A GPU
+        needs none.
+    device : "cpu" or "gpu"
+        What the server computes on; no GPU is needed to convert for one.
+    precision : "auto", "fp32", "fp16" or "int8"
+        Of the embedder; auto is fp16 on a GPU and fp32 on a CPU, int8 is for the CPU.
     embedder_backend : "auto", "onnxruntime" or "python"
-        What runs the embedder's graph in Triton; auto takes the onnxruntime backend where a system
-        Triton has it.
+        What runs the embedder's graph in Triton; auto takes the onnxruntime backend for a GPU, and for a CPU
+        where a system Triton on this machine has it.
+    tensorrt_cache : path
+        Folder on the server for the engines that TensorRT builds.
+    execution_env : path, optional
+        The environment that the python models run in, packed or unpacked, where this machine and the server
+        have it alike; or a path below /opt, which only the server needs to have.
     seeds : int
         Runs of BERTopic that the converted model is compared with, for the manifest; none with 0.
     trust_pickle : bool
@@ -102,13 +118,27 @@ def convert(
     """
     out = Path(out).expanduser()
     _check_name(name)
+    if precision == "auto":
+        precision = "fp16" if device == "gpu" else "fp32"
+    require_precision(precision, device)
+    if (layout == "sgd" and device == "gpu") or (layout == "cuml" and device == "cpu"):
+        raise ConversionError(
+            f"the layout {layout!r} is not one that a {device.upper()} computes. "
+            "Convert with --layout mean_field, or for another --device."
+        )
+    environment = _environment(execution_env)
     if seeds:
         require_consensus(seeds)
     progress("Reading the model")
     source = read_source(model, trust_pickle=trust_pickle)
     hdbscan = read_hdbscan(source.hdbscan)
     progress("Reading UMAP and indexing its neighbours")
-    umap = read_umap(source.umap, layout=layout, exact_neighbors=neighbors == "exact")
+    umap: UmapTransform | CumlTransform
+    if layout == "cuml":
+        umap = read_umap_for_cuml(source.umap)
+    else:
+        # A GPU compares with every training row.
+        umap = read_umap(source.umap, layout=layout, exact_neighbors=neighbors == "exact" or device == "gpu")
     if umap.n_components != hdbscan.n_features:
         raise DimensionMismatch(
             f"UMAP reduces to {umap.n_components} components, HDBSCAN was fitted on {hdbscan.n_features}: "
@@ -121,14 +151,14 @@ def convert(
             "Train on more texts or with a smaller min_cluster_size."
         )
     facts: dict[str, Any] = {"neighbors": {"kind": umap.neighbors.kind, "recall": umap.neighbors.recall}}
-    if layout == "mean_field":
+    if layout == "mean_field" and isinstance(umap, UmapTransform):
         progress("Summarising the training points for the layout")
         umap, convergence = summarize(umap, source.umap._raw_data)
         facts["convergence"] = convergence._asdict()
     with _replacing(out, name) as root:
         progress("Converting the embedder and checking it against sentence-transformers")
         embedded = root / "embedder"
-        report = export(embedder, embedded, precision=precision)
+        report = export(embedder, embedded, precision=precision, device=device)
         if report.dimension != umap.dim:
             raise DimensionMismatch(
                 f"the embedder gives {report.dimension} dimensions, UMAP was trained on {umap.dim}. "
@@ -141,10 +171,17 @@ def convert(
             "REDUCED": umap.n_components,
             "MEMBERSHIP": topics.n_topics,
         }
-        use_onnxruntime = _wants_onnxruntime(embedder_backend)
-        versions = {
-            model: write_model(root, name, model, dims, onnxruntime_backend=use_onnxruntime) for model in MODELS
-        }
+        network = None
+        if device == "gpu":
+            facts["device"] = device
+            network = Network(report.max_length, precision)
+        target = Target(
+            onnxruntime_backend=_wants_onnxruntime(embedder_backend, device),
+            gpu=network,
+            tensorrt_cache=str(tensorrt_cache),
+            execution_env=environment,
+        )
+        versions = {model: write_model(root, name, model, dims, target) for model in MODELS}
         for file in sorted(embedded.iterdir()):
             home = "bert" if file.suffix == ".onnx" else "tokenizer"
             file.rename(versions[home] / file.name)
@@ -152,7 +189,7 @@ def convert(
         umap.save(versions["umap"])
         topics.save(versions["hdbscan"])
         save_json(versions["topics"] / "topics.json", source.topics)
-        if seeds:
+        if seeds and isinstance(umap, UmapTransform):
             fidelity = measure_on_surrogates(
                 source.umap, source.hdbscan, source.mapping, umap, topics, seeds=seeds, progress=progress
             )
@@ -168,8 +205,23 @@ def _check_name(name: str) -> None:
         )
 
 
-def _wants_onnxruntime(backend: Backend) -> bool:
-    return backend == "onnxruntime" or (backend == "auto" and _SYSTEM_BACKEND.is_dir())
+def _environment(path: str | Path | None) -> str | None:
+    """The path of an environment as Triton finds it; python models that share one path share what is unpacked."""
+    if path is None:
+        return None
+    if Path(path).is_relative_to(_ON_SERVER):
+        return str(path)
+    if not (local := Path(path).expanduser().resolve()).exists():
+        raise ConversionError(
+            f"there is no environment {path}. Make one with `bertopic-inference pack-env`; if it is on the server "
+            f"only, put it below {_ON_SERVER} there."
+        )
+    return str(local)
+
+
+def _wants_onnxruntime(backend: Backend, device: Device) -> bool:
+    # A GPU's server is seldom the machine that converts: NVIDIA's images of it all have the backend.
+    return backend == "onnxruntime" or (backend == "auto" and (device == "gpu" or _SYSTEM_BACKEND.is_dir()))
 
 
 def _write_manifest(root: Path, name: str, **facts: Any) -> None:

@@ -26,6 +26,7 @@ from ._umap import _check_class
 if TYPE_CHECKING:
     from bertopic_embedder import Embedder
     from bertopic_engine import TopicModel, TopicPredictor, UmapTransform
+    from bertopic_engine.model import Transform
     from bertopic_engine.neighbors import ExactNeighbors, Neighbors
 
 Progress = Callable[[str], None]
@@ -441,7 +442,7 @@ def _relabeled(pair: _Pair) -> float:
     return float(np.mean(pair.converted.topics.hdbscan.predict(points)[0] != pair.hdbscan_model.labels_))
 
 
-def _exact_neighbors(umap_model: Any, umap: UmapTransform) -> ExactNeighbors:
+def _exact_neighbors(umap_model: Any, umap: Transform) -> ExactNeighbors:
     from bertopic_engine.neighbors import ExactNeighbors
 
     return ExactNeighbors(umap_model._raw_data, umap.neighbors.metric)

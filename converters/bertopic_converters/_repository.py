@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from ._gpu import TENSORRT_CACHE, Network, put_on_gpu
 
 # The models as a person would write them; beside this package in a checkout, inside it in a wheel.
 _INSTALLED = Path(__file__).parent / "model_repository"
 TEMPLATES = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parents[2] / "model_repository"
 TEMPLATE_NAME = "BERTopic"
 MODELS = ("tokenizer", "bert", "embedder", "umap", "hdbscan", "inference", "text", "topics")
+
+
+@dataclass(frozen=True)
+class Target:
+    """The server that a repository is written for."""
+
+    onnxruntime_backend: bool = False
+    """`bert` is run by Triton's onnxruntime backend rather than by a python model"""
+    gpu: Network | None = None
+    """what a GPU is to run; None for a server without one"""
+    tensorrt_cache: str = TENSORRT_CACHE
+    """folder on the server for what TensorRT builds"""
+    execution_env: str | None = None
+    """the environment on the server in which python models run; None for Triton's own"""
 
 
 def read_config(model: str) -> Any:
@@ -22,7 +39,7 @@ def read_config(model: str) -> Any:
     return text_format.Parse(path.read_text(encoding="utf-8"), ModelConfig())
 
 
-def write_model(root: Path, name: str, model: str, dims: dict[str, int], *, onnxruntime_backend: bool = False) -> Path:
+def write_model(root: Path, name: str, model: str, dims: dict[str, int], target: Target) -> Path:
     """Write one Triton model: its config with real names and dims, and its code.
 
     Parameters
@@ -35,8 +52,7 @@ def write_model(root: Path, name: str, model: str, dims: dict[str, int], *, onnx
         One of MODELS.
     dims : dict
         Size of each tensor that depends on the model, by tensor name.
-    onnxruntime_backend : bool
-        Run `bert` by Triton's onnxruntime backend rather than by a python model.
+    target : Target
 
     Returns
     -------
@@ -52,9 +68,13 @@ def write_model(root: Path, name: str, model: str, dims: dict[str, int], *, onnx
             tensor.dims[:] = [dims[tensor.name]]
     version: Path = root / config.name / "1"
     shutil.copytree(TEMPLATES / f"{TEMPLATE_NAME}-{model}" / "1", version, ignore=shutil.ignore_patterns("__pycache__"))
-    if model == "bert" and onnxruntime_backend:
+    if model == "bert" and target.onnxruntime_backend:
         _use_onnxruntime_backend(config)
         (version / "model.py").unlink()
+    if target.gpu is not None:
+        put_on_gpu(config, model, target.gpu, target.tensorrt_cache)
+    if target.execution_env is not None and config.backend == "python":
+        config.parameters["EXECUTION_ENV_PATH"].string_value = target.execution_env
     (version.parent / "config.pbtxt").write_text(text_format.MessageToString(config), encoding="utf-8")
     return version
 

@@ -5,15 +5,18 @@ from ._exceptions import (
     EmbedderError,
     InvalidText,
     InvalidTokens,
+    UnavailableDevice,
     UnreadableEmbedder,
     UnsupportedEmbedder,
     VerificationError,
 )
-from ._export import EmbedderReport, export
+from ._export import EmbedderReport, export, require_precision
 from ._remote import TritonEncoder, triton_embedder
+from ._splits import GPU_BATCH, length_buckets
 from ._tokenizer import Call, Plan, TokenBatch, Tokenizer, decode
 
 __all__ = [
+    "GPU_BATCH",
     "Call",
     "Embedder",
     "EmbedderError",
@@ -25,10 +28,13 @@ __all__ = [
     "TokenBatch",
     "Tokenizer",
     "TritonEncoder",
+    "UnavailableDevice",
     "UnreadableEmbedder",
     "UnsupportedEmbedder",
     "VerificationError",
     "decode",
     "export",
+    "length_buckets",
+    "require_precision",
     "triton_embedder",
 ]

@@ -9,10 +9,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ._exceptions import InvalidTokens, UnreadableEmbedder
+from ._exceptions import InvalidTokens, UnavailableDevice, UnreadableEmbedder
 from ._tokenizer import Call, Plan, Tokenizer
 
 GRAPH = "model.onnx"
+_CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
 
 class OnnxEncoder:
@@ -58,13 +59,24 @@ class OnnxEncoder:
         return embeddings
 
     @classmethod
-    def load(cls, folder: Path, *, threads: int = 1) -> OnnxEncoder:
-        """Load the graph of `folder`, to run with `threads` threads.
+    def load(cls, folder: Path, *, threads: int = 1, gpu: int | None = None) -> OnnxEncoder:
+        """Load the graph of `folder`.
+
+        Parameters
+        ----------
+        folder : Path
+            As `export` writes it.
+        threads : int
+            To run with, on the CPU.
+        gpu : int, optional
+            The CUDA device to run on, rather than the CPU.
 
         Raises
         ------
         UnreadableEmbedder
             The graph is missing or damaged.
+        UnavailableDevice
+            ONNX Runtime cannot use the GPU.
         """
         import onnxruntime
 
@@ -74,11 +86,33 @@ class OnnxEncoder:
         # Spinning threads take the cores from whoever makes or uses the embeddings.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         path = folder / GRAPH
+        providers = [_CPU] if gpu is None else _cuda_providers(gpu)
         try:
-            session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+            session = onnxruntime.InferenceSession(path, options, providers=providers)
         except Exception as error:  # ONNX Runtime's exceptions have no common base
             raise UnreadableEmbedder(f"{path} is missing or damaged ({error}). Convert the model again.") from error
+        # Where CUDA does not start, ONNX Runtime takes the CPU with no more than a warning.
+        if gpu is not None and _CUDA not in (started := session.get_providers()):
+            raise UnavailableDevice(
+                f"CUDA device {gpu} was asked for, and ONNX Runtime started {', '.join(started)} only; its warning "
+                f"says why. onnxruntime-gpu {onnxruntime.__version__} needs NVIDIA's driver, CUDA and cuDNN."
+            )
         return cls(session)
+
+
+def _cuda_providers(gpu: int) -> list[Any]:
+    import onnxruntime
+
+    available = onnxruntime.get_available_providers()
+    if _CUDA not in available:
+        raise UnavailableDevice(
+            f"CUDA device {gpu} was asked for, and this ONNX Runtime has {', '.join(available)} only. Install "
+            "onnxruntime-gpu in the place of onnxruntime, or convert the model with --device cpu."
+        )
+    # CUDA and cuDNN may have come with pip, where the system does not look for libraries.
+    onnxruntime.preload_dlls()
+    # What is to be less precise than fp32 has been made so by `export`.
+    return [(_CUDA, {"device_id": gpu, "use_tf32": 0}), _CPU]
 
 
 def _check(input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> None:
@@ -142,6 +176,6 @@ class Embedder:
         return self.encoder.encode(*call.tokens)
 
     @classmethod
-    def load(cls, folder: Path, *, threads: int = 1) -> Embedder:
-        """Read what `export` wrote; raises UnreadableEmbedder."""
-        return cls(Tokenizer.load(folder), OnnxEncoder.load(folder, threads=threads))
+    def load(cls, folder: Path, *, threads: int = 1, gpu: int | None = None) -> Embedder:
+        """Read what `export` wrote; parameters and errors are those of `OnnxEncoder.load`."""
+        return cls(Tokenizer.load(folder), OnnxEncoder.load(folder, threads=threads, gpu=gpu))

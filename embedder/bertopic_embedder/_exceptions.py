@@ -4,6 +4,7 @@ EmbedderError
 ├── UnsupportedEmbedder   a sentence-transformers model with a module or option that cannot be exported
 ├── VerificationError     the exported graph gives other embeddings than sentence-transformers
 ├── UnreadableEmbedder    the folder does not hold what `export` writes, or no model could be loaded
+├── UnavailableDevice     a GPU was asked for that ONNX Runtime cannot use
 ├── InvalidText           bytes that are not UTF-8, or too many
 └── InvalidTokens         token ids that the network cannot encode
 """
@@ -23,6 +24,10 @@ class VerificationError(EmbedderError):
 
 class UnreadableEmbedder(EmbedderError):
     """The folder does not hold what `export` writes, or no model could be loaded."""
+
+
+class UnavailableDevice(EmbedderError):
+    """A GPU was asked for that ONNX Runtime cannot use."""
 
 
 class InvalidText(EmbedderError, ValueError):

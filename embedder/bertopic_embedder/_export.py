@@ -6,15 +6,22 @@ import copy
 import json
 import warnings
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ._encoder import GRAPH, Embedder
 from ._exceptions import UnreadableEmbedder, UnsupportedEmbedder, VerificationError
+from ._splits import length_buckets
 from ._tokenizer import SETTINGS, TOKENIZER
 from ._verify import TEXTS, cosines, is_batch_invariant, largest_difference
+
+Device = Literal["cpu", "gpu"]
+Precision = Literal["fp32", "fp16", "int8"]
+Padding = Literal["removed", "masked"]
 
 _OPSET = 17
 
@@ -28,11 +35,11 @@ class EmbedderReport:
     max_length: int
     """tokens, beyond which a text is cut"""
     pooling: str
-    padding: Literal["removed", "masked"]
+    padding: Padding
     """inside the graph"""
-    precision: Literal["fp32", "int8"]
-    batch_invariant: bool
-    """a text's embedding does not depend on its batch, to the bit"""
+    precision: Precision
+    batch_invariant: bool | None
+    """a text's embedding does not depend on its batch, to the bit; None for a GPU, where nothing is known of it"""
     largest_difference: float
     """to sentence-transformers, of any component in fp32"""
     mean_cosine: float
@@ -44,7 +51,7 @@ class EmbedderReport:
         return asdict(self)
 
 
-def export(model: Any, folder: Path, *, precision: Literal["fp32", "int8"] = "fp32") -> EmbedderReport:
+def export(model: Any, folder: Path, *, precision: Precision = "fp32", device: Device = "cpu") -> EmbedderReport:
     """Export a sentence-transformers model.
 
     Parameters
@@ -53,8 +60,10 @@ def export(model: Any, folder: Path, *, precision: Literal["fp32", "int8"] = "fp
         Transformer + Pooling (mean, cls, max), then Dense and Normalize if wanted.
     folder : Path
         Gets `model.onnx`, `tokenizer.json` and `embedder.json`; created if missing.
-    precision : "fp32" or "int8"
-        Of the weights.
+    precision : "fp32", "fp16" or "int8"
+        Of the weights and the arithmetic; int8 is for the CPU.
+    device : "cpu" or "gpu"
+        That the graph will run on; no GPU is needed to export for one.
 
     Returns
     -------
@@ -63,41 +72,53 @@ def export(model: Any, folder: Path, *, precision: Literal["fp32", "int8"] = "fp
     Raises
     ------
     UnsupportedEmbedder
-        The model has a module or option that cannot be exported.
+        The model has a module or option that cannot be exported; or there is no such precision on the device.
     VerificationError
-        The graph's embeddings differ from the model's by more than 1e-4.
+        The graph's embeddings differ from the model's by more than 1e-4, or from those in fp32 by too much.
     UnreadableEmbedder
         No model could be loaded.
     """
     from ._modules import default_prompt, take_apart
 
-    if precision not in ("fp32", "int8"):
-        raise UnsupportedEmbedder(f"precision is {precision!r}, expected 'fp32' or 'int8'.")
+    require_precision(precision, device)
     model = _load(model)
     transformer, pooling, head = take_apart(model)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer, pad_id = _tokenizer(model)
     (folder / TOKENIZER).write_text(tokenizer.to_str(), encoding="utf-8")
+    max_length: int = tokenizer.truncation["max_length"]
     settings = {"pad_id": pad_id, "prompt": default_prompt(model)}
+    if device == "gpu":
+        settings["buckets"] = length_buckets(max_length)
     expected = model.encode(list(TEXTS), convert_to_numpy=True, show_progress_bar=False).astype(np.float32)
-    padding, difference = _export_graph(transformer, pooling, head, folder, settings, expected)
-    if precision == "int8":
-        from ._int8 import quantize
-
-        quantize(folder)
+    padding, difference = _export_graph(transformer, pooling, head, folder, settings, expected, device)
+    rounded = _lower_precision(folder, precision, expected)
+    if device == "gpu":
+        _name_by_content(folder / GRAPH)
     embedder = Embedder.load(folder)
-    similarity = cosines(embedder.encode(list(TEXTS)), expected)
+    similarity = cosines(embedder.encode(list(TEXTS)), expected) if rounded is None else rounded
     return EmbedderReport(
         dimension=expected.shape[1],
-        max_length=tokenizer.truncation["max_length"],
+        max_length=max_length,
         pooling=pooling,
         padding=padding,
         precision=precision,
-        batch_invariant=is_batch_invariant(embedder),
+        batch_invariant=is_batch_invariant(embedder) if device == "cpu" else None,
         largest_difference=difference,
         mean_cosine=float(similarity.mean()),
         smallest_cosine=float(similarity.min()),
     )
+
+
+def require_precision(precision: str, device: str) -> None:
+    """Raises UnsupportedEmbedder if `export` cannot write a graph of this precision for this device."""
+    expected = {"cpu": ("fp32", "fp16", "int8"), "gpu": ("fp32", "fp16")}
+    if device not in expected:
+        raise UnsupportedEmbedder(f"device is {device!r}, expected 'cpu' or 'gpu'.")
+    if precision not in expected[device]:
+        raise UnsupportedEmbedder(
+            f"precision is {precision!r}, expected one of {', '.join(expected[device])} for device {device!r}."
+        )
 
 
 def _load(model: Any) -> Any:
@@ -128,17 +149,37 @@ def _tokenizer(model: Any) -> tuple[Any, int]:
 
 
 def _export_graph(
-    transformer: Any, pooling: str, head: Any, folder: Path, settings: dict[str, Any], expected: Any
-) -> tuple[Literal["removed", "masked"], float]:
-    """Write the graph without padding if the architecture allows it, else the one that masks it."""
+    transformer: Any,
+    pooling: str,
+    head: Any,
+    folder: Path,
+    settings: dict[str, Any],
+    expected: Any,
+    device: Device,
+) -> tuple[Padding, float]:
+    """Write the graph that suits the device if the architecture allows it, else the one that transformers gives."""
     from ._modules import PaddedModel
 
+    padding: Padding = "removed" if device == "cpu" else "masked"
     try:
-        _write(_packed(transformer, pooling, head), folder, settings | {"padding": "removed"})
-        return "removed", largest_difference(Embedder.load(folder), expected)
-    except Exception:  # whatever keeps an architecture from being packed, the other graph does not need
+        _write(_adapted(transformer, pooling, head, device), folder, settings | {"padding": padding})
+        return padding, largest_difference(Embedder.load(folder), expected)
+    except Exception:  # whatever keeps an architecture from being adapted, the other graph does not need
         _write(PaddedModel(transformer, pooling, head), folder, settings | {"padding": "masked"})
         return "masked", largest_difference(Embedder.load(folder), expected)
+
+
+def _lower_precision(folder: Path, precision: Precision, expected: NDArray[np.float32]) -> NDArray[np.float64] | None:
+    """Rewrite the graph in `folder`; returns cosines to the expected embeddings if a CPU would not show them."""
+    if precision == "fp16":
+        from ._half import halve
+
+        return halve(folder, expected)
+    if precision == "int8":
+        from ._int8 import quantize
+
+        quantize(folder)
+    return None
 
 
 def _write(module: Any, folder: Path, settings: dict[str, Any]) -> None:
@@ -146,17 +187,29 @@ def _write(module: Any, folder: Path, settings: dict[str, Any]) -> None:
     (folder / SETTINGS).write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _packed(transformer: Any, pooling: str, head: Any) -> Any:
+def _adapted(transformer: Any, pooling: str, head: Any, device: Device) -> Any:
     from transformers import AttentionInterface
 
-    from ._modules import PACKED, PackedModel, packed_attention
+    from ._modules import MASKED, PACKED, MaskedModel, PackedModel, masked_attention, packed_attention
 
-    AttentionInterface.register(PACKED, packed_attention)
+    model, name, attention = (
+        (PackedModel, PACKED, packed_attention) if device == "cpu" else (MaskedModel, MASKED, masked_attention)
+    )
+    AttentionInterface.register(name, attention)
     transformer = copy.deepcopy(transformer)
-    transformer.set_attn_implementation(PACKED)
-    if transformer.config._attn_implementation != PACKED:
+    transformer.set_attn_implementation(name)
+    if transformer.config._attn_implementation != name:
         raise VerificationError("the architecture does not use transformers' attention interface.")
-    return PackedModel(transformer, pooling, head)
+    return model(transformer, pooling, head)
+
+
+def _name_by_content(path: Path) -> None:
+    """Name a graph by its weights: of two with one name and one structure, ONNX Runtime takes the same engine."""
+    import onnx
+
+    model = onnx.load(path)
+    model.graph.name = f"bertopic_{sha256(path.read_bytes()).hexdigest()[:16]}"
+    path.write_bytes(model.SerializeToString(deterministic=True))
 
 
 def trace(module: Any, path: Path) -> None:

@@ -1,9 +1,11 @@
 """A sentence-transformers model as one torch module from token ids to the sentence embedding.
 
-Of two kinds. *Padded* runs the transformer as it is. *Packed* removes the padding first: everything that works
-token by token, which is nearly all of the arithmetic, sees the real tokens of all texts one after another, and
-only inside attention does each text get its own padded row again (the idea of ByteTransformer, Zhai et al.,
-2023). Texts of different lengths then share a batch at almost no cost.
+Of three kinds. *Padded* runs the transformer as it is. *Masked* does the same with attention in the plain form
+that TensorRT fuses into one kernel. *Packed* removes the padding first: everything that works token by token,
+which is nearly all of the arithmetic, sees the real tokens of all texts one after another, and only inside
+attention does each text get its own padded row again (the idea of ByteTransformer, Zhai et al., 2023). Texts of
+different lengths then share a batch at almost no cost; but shapes depend on what is in the batch, which TensorRT
+cannot build for.
 """
 
 from __future__ import annotations
@@ -18,6 +20,9 @@ from ._exceptions import UnsupportedEmbedder
 
 POOLING_MODES = ("mean", "cls", "max")
 PACKED = "bertopic-packed"
+MASKED = "bertopic-masked"
+# Added to the scores of padding: far below any score, and well within half precision.
+_PADDING_SCORE = -30_000.0
 
 
 class _Layout:
@@ -72,6 +77,32 @@ def packed_attention(
     return mixed.reshape(-1, head_dim)[packed][None], None
 
 
+_bias: Tensor | None = None
+
+
+def masked_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    **unused: Any,
+) -> tuple[Tensor, None]:
+    """Attention that passes over padding, for transformers' attention interface.
+
+    Parameters
+    ----------
+    query, key, value : float32 [n, heads, length, head_dim]
+    """
+    assert _bias is not None, "masked attention runs inside a MaskedModel only"
+    scale = int(query.shape[3]) ** -0.5 if scaling is None else scaling
+    # TensorRT wants the query scaled, rather than the scores.
+    scores = torch.matmul(query * scale, key.transpose(2, 3))
+    mixed = torch.matmul(torch.softmax(scores + _bias, dim=-1), value)
+    return mixed.transpose(1, 2), None
+
+
 class PackedModel(nn.Module):
     """From INPUT_IDS and ATTENTION_MASK [n, length] to EMBEDDING [n, dim], without padding."""
 
@@ -115,10 +146,25 @@ class PaddedModel(nn.Module):
         self.head = head
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        hidden = self._hidden(input_ids, attention_mask)
+        return _finish(hidden, attention_mask, self.pooling, self.head)
+
+    def _hidden(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
         arguments = {"input_ids": input_ids, "attention_mask": attention_mask}
         if "token_type_ids" in inspect.signature(self.transformer.forward).parameters:
             arguments["token_type_ids"] = torch.zeros_like(input_ids)
-        hidden = self.transformer(**arguments).last_hidden_state
+        hidden: Tensor = self.transformer(**arguments).last_hidden_state
+        return hidden
+
+
+class MaskedModel(PaddedModel):
+    """The same, for a transformer whose attention is `masked_attention`."""
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        global _bias
+        _bias = (1.0 - attention_mask[:, None, None, :].float()) * _PADDING_SCORE
+        hidden = self._hidden(input_ids, None)
+        _bias = None
         return _finish(hidden, attention_mask, self.pooling, self.head)
 
 

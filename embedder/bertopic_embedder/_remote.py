@@ -54,6 +54,8 @@ class TritonEncoder:
         self._pb_utils = pb_utils
         self._model = model
         self._version = version
+        # A network on a GPU leaves its answer there, where numpy cannot read it.
+        self._memory = pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU)
 
     def encode(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> NDArray[np.float32]:
         """Embeddings of tokenised texts, as `OnnxEncoder.encode` gives them.
@@ -69,6 +71,7 @@ class TritonEncoder:
             model_version=self._version,
             requested_output_names=["EMBEDDING"],
             inputs=[self._pb_utils.Tensor(name, np.ascontiguousarray(array)) for name, array in tensors.items()],
+            preferred_memory=self._memory,
         ).exec()
         if response.has_error():
             raise self._pb_utils.TritonModelException(f"{self._model} did not answer: {response.error().message()}")

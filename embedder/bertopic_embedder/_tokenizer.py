@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,14 +23,14 @@ class TokenBatch(NamedTuple):
     """Texts as token ids, padded on the right."""
 
     input_ids: NDArray[np.int64]
-    """int64 [n, length], length as `padded_length` rounds it"""
+    """int64 [n, length], length as `padded_length` gives it"""
     attention_mask: NDArray[np.int64]
     """int64 [n, length], 1 where there is a token"""
 
-    def take(self, rows: NDArray[np.intp]) -> TokenBatch:
+    def take(self, rows: NDArray[np.intp], buckets: Sequence[int] = ()) -> TokenBatch:
         """Some of the rows, no longer than they need to be."""
         length = max(1, int(self.lengths()[rows].max()))
-        padded = padded_length(length)
+        padded = padded_length(length, buckets)
         return TokenBatch(self.input_ids[rows, :padded], self.attention_mask[rows, :padded])
 
     def lengths(self) -> NDArray[np.int64]:
@@ -81,14 +82,25 @@ class Tokenizer:
         Put before every text.
     padding_is_removed : bool
         By the graph that the ids are for.
+    buckets : sequence of int
+        Lengths to pad to for a GPU, up to the model's limit; for a CPU there are none.
     """
 
-    def __init__(self, tokenizer: Any, *, pad_id: int = 0, prompt: str = "", padding_is_removed: bool = False) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        pad_id: int = 0,
+        prompt: str = "",
+        padding_is_removed: bool = False,
+        buckets: Sequence[int] = (),
+    ) -> None:
         self._tokenizer = tokenizer
         self._limit = tokenizer.truncation["max_length"] if tokenizer.truncation else None
         self._pad_id = pad_id
         self._prompt = prompt
         self._padding_is_removed = padding_is_removed
+        self._buckets = buckets
 
     def tokenize(self, texts: list[str]) -> TokenBatch:
         """Token ids of texts; a text beyond the model's limit is cut there."""
@@ -101,7 +113,7 @@ class Tokenizer:
 
     def _padded(self, rows: list[list[int]]) -> TokenBatch:
         longest = max([1, *map(len, rows)])
-        shape = (len(rows), padded_length(longest))
+        shape = (len(rows), padded_length(longest, self._buckets))
         input_ids = np.full(shape, self._pad_id, np.int64)
         attention_mask = np.zeros(shape, np.int64)
         for i, row in enumerate(rows):
@@ -121,8 +133,13 @@ class Tokenizer:
         encodings = self._encodings(texts)
         tokens = self._padded([encoding.ids for encoding in encodings])
         lengths = tokens.lengths()
-        groups = split_by_length(lengths, padding_is_removed=self._padding_is_removed, side_by_side=side_by_side)
-        calls = [Call(rows, tokens.take(rows)) for rows in groups]
+        groups = split_by_length(
+            lengths,
+            padding_is_removed=self._padding_is_removed,
+            side_by_side=side_by_side,
+            buckets=self._buckets,
+        )
+        calls = [Call(rows, tokens.take(rows, self._buckets)) for rows in groups]
         n_tokens = int(lengths.sum())
         n_computed = n_tokens if self._padding_is_removed else sum(call.tokens.input_ids.size for call in calls)
         return Plan(calls, n_tokens, n_computed - n_tokens, sum(map(self._is_truncated, encodings)))
@@ -155,6 +172,7 @@ class Tokenizer:
             pad_id=settings["pad_id"],
             prompt=settings["prompt"],
             padding_is_removed=settings["padding"] == "removed",
+            buckets=settings.get("buckets", ()),
         )
 
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from ._cuda_layout import CudaLayout
 from ._cuda_neighbors import CudaNeighbors
 from ._exceptions import DeviceUnavailable, UnsupportedOnDevice
+from .neighbors import Neighbors
 from .umap import UmapTransform
 
 MOST_NEIGHBORS = 256
@@ -95,6 +96,11 @@ class CudaUmapTransform:
                 threads=threads,
             )
             self._layout = CudaLayout(umap, self._xp, rows, lanes)
+
+    @property
+    def neighbors(self) -> Neighbors:
+        """Finds the same neighbours on the CPU, as far as it finds them all."""
+        return self._umap.neighbors
 
     @property
     def dim(self) -> int:

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._storage import load_json, verify_files
+from .neighbors import Neighbors
 from .topics import TopicPredictor
-from .umap import SETTINGS, UmapTransform
+from .umap import SETTINGS, UmapParameters, UmapTransform
 
 
 class Topics(NamedTuple):
@@ -24,6 +25,11 @@ class Topics(NamedTuple):
 
 class Transform(Protocol):
     """What places embeddings: `UmapTransform`, or one of its like on a GPU."""
+
+    parameters: UmapParameters
+
+    @property
+    def neighbors(self) -> Neighbors: ...
 
     @property
     def dim(self) -> int: ...

@@ -48,6 +48,7 @@ Certificate = Annotated[Path | None, typer.Option("--certificate", help="To iden
 Key = Annotated[Path | None, typer.Option("--key", help="Of --certificate, in PEM.")]
 Model = Annotated[str, typer.Option("--name", help="The name the model was converted under.")]
 LOCAL = ["grpc://127.0.0.1:8001"]
+TENSORRT_CACHE = Path("/var/cache/bertopic-inference/tensorrt")
 
 
 class Backend(str, Enum):
@@ -58,10 +59,19 @@ class Backend(str, Enum):
     python = "python"
 
 
-class Precision(str, Enum):
-    """Of the embedder's weights."""
+class Device(str, Enum):
+    """What a server computes on."""
 
+    cpu = "cpu"
+    gpu = "gpu"
+
+
+class Precision(str, Enum):
+    """Of the embedder."""
+
+    auto = "auto"
     fp32 = "fp32"
+    fp16 = "fp16"
     int8 = "int8"
 
 
@@ -70,6 +80,7 @@ class Layout(str, Enum):
 
     mean_field = "mean_field"
     sgd = "sgd"
+    cuml = "cuml"
 
 
 class Neighbors(str, Enum):
@@ -77,6 +88,13 @@ class Neighbors(str, Enum):
 
     auto = "auto"
     exact = "exact"
+
+
+class Needs(str, Enum):
+    """What the models need, as an extra of this package."""
+
+    runtime = "runtime"
+    gpu = "gpu"
 
 
 def _in_a_sentence(command: Callable[P, R]) -> Callable[P, R]:
@@ -132,8 +150,18 @@ def convert(
     neighbors: Annotated[
         Neighbors, typer.Option(help="How near training rows are found: auto takes an index for large models.")
     ] = Neighbors.auto,
-    precision: Annotated[Precision, typer.Option(help="Of the embedder's weights.")] = Precision.fp32,
+    device: Annotated[Device, typer.Option(help="What the server computes on.")] = Device.cpu,
+    precision: Annotated[
+        Precision, typer.Option(help="Of the embedder: auto is fp16 on a GPU and fp32 on a CPU.")
+    ] = Precision.auto,
     embedder_backend: Annotated[Backend, typer.Option(help="What runs the embedder in Triton.")] = Backend.auto,
+    tensorrt_cache: Annotated[
+        Path, typer.Option(help="Folder on a GPU's server for the engines that TensorRT builds.")
+    ] = TENSORRT_CACHE,
+    execution_env: Annotated[
+        Path | None,
+        typer.Option(help="What `pack-env` wrote, for the python models to run in; below /opt it is the server's."),
+    ] = None,
     seeds: Annotated[int, typer.Option(min=0, help="Runs of BERTopic to compare with; 0 for none.")] = 8,
 ) -> None:
     """Turn a trained BERTopic model into a Triton model repository."""
@@ -149,8 +177,11 @@ def convert(
             name=name,
             layout=layout.value,
             neighbors=neighbors.value,
+            device=device.value,
             precision=precision.value,
             embedder_backend=embedder_backend.value,
+            tensorrt_cache=tensorrt_cache,
+            execution_env=execution_env,
             seeds=seeds,
             trust_pickle=trust_pickle,
             progress=progress,
@@ -219,6 +250,9 @@ def serve(
     tls_client_ca: Annotated[
         Path | None, typer.Option(help="Let in only clients whose certificates one of these signed, PEM.")
     ] = None,
+    ready_timeout: Annotated[
+        float, typer.Option(help="Seconds that models may take to load; on a GPU, TensorRT builds engines meanwhile.")
+    ] = 300.0,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show Triton's whole log.")] = False,
 ) -> None:
     """Serve converted models until SIGINT or SIGTERM; requests in flight are answered. SIGHUP reloads."""
@@ -227,7 +261,7 @@ def serve(
 
     address = Address(host, http_port, grpc_port, metrics_port)
     tls = _tls(tls_certificate, tls_key, tls_client_ca)
-    service = Service(repository, address, tls=tls, verbose=verbose)
+    service = Service(repository, address, tls=tls, ready_timeout=ready_timeout, verbose=verbose)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt_once)
     # A terminal that closes sends it too, and means the end.
@@ -274,6 +308,31 @@ def _announce(address: Any, models: list[str], tls: bool) -> None:
     print(
         f"\ncurl -s {address.http_url}/v2/models/{models[0]}-text/infer -d '{json.dumps(request)}'\n",
         flush=True,
+    )
+
+
+@app.command()
+@_in_a_sentence
+def pack_env(
+    out: Annotated[Path, typer.Option(help="The archive to write, a .tar.gz.")],
+    extra: Annotated[
+        Needs, typer.Option(help="What the models need: gpu for those converted with --device gpu.")
+    ] = Needs.runtime,
+    python: Annotated[
+        str | None,
+        typer.Option(help="The Python that Triton's python backend is built for, such as 3.12, to be checked."),
+    ] = None,
+) -> None:
+    """Pack what the models need from this environment, for a Triton that `serve` does not start."""
+    from ._packing import pack_environment
+
+    with steps(console) as progress:
+        archive = pack_environment(out, extra=extra.value, python=python, progress=progress)
+    running = f"{sys.version_info.major}.{sys.version_info.minor}"
+    console.print(f"Wrote {out}: {archive.stat().st_size / 1e6:.0f} MB, for Python {running}.", highlight=False)
+    console.print(
+        f"Copy it to where Triton runs, say to /opt, and convert with [bold]--execution-env /opt/{archive.name}[/]",
+        highlight=False,
     )
 
 

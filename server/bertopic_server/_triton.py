@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ._exceptions import TritonNotFound, Unservable
 
-_SYSTEM_BINARY = Path("/opt/tritonserver/bin/tritonserver")
+SYSTEM_BINARY = Path("/opt/tritonserver/bin/tritonserver")
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,9 @@ def find_triton() -> Triton:
     Unservable
         There is one, but this Python cannot run its python models.
     """
-    _check_numpy()
+    check_numpy()
     on_path = shutil.which("tritonserver")
-    system = Path(on_path) if on_path else _SYSTEM_BINARY
+    system = Path(on_path) if on_path else SYSTEM_BINARY
     if system.is_file():
         return Triton(system, dict(os.environ))
     spec = importlib.util.find_spec("pytriton")
@@ -60,7 +60,7 @@ def find_triton() -> Triton:
     return _pytriton(Path(spec.origin).parent / "tritonserver")
 
 
-def _check_numpy() -> None:
+def check_numpy() -> None:
     installed = version("numpy")
     if int(installed.split(".")[0]) >= 2:
         raise Unservable(

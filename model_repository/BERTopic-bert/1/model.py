@@ -6,12 +6,15 @@ from pathlib import Path
 import numpy as np
 import triton_python_backend_utils as pb_utils
 from bertopic_embedder import OnnxEncoder
+from bertopic_engine.serving import device
 
 
 class TritonPythonModel:
     def initialize(self, args):
         self.encoder = OnnxEncoder.load(
-            Path(args["model_repository"]) / args["model_version"], threads=len(os.sched_getaffinity(0))
+            Path(args["model_repository"]) / args["model_version"],
+            threads=len(os.sched_getaffinity(0)),
+            gpu=device(args),
         )
 
     def execute(self, requests):

@@ -21,6 +21,7 @@ from bertopic_converters import (
     UntrustedPickle,
     convert,
 )
+from bertopic_embedder import Embedder, OnnxEncoder, Tokenizer, UnsupportedEmbedder
 from bertopic_engine.neighbors import ExactNeighbors
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup
@@ -188,7 +189,7 @@ def test_several_models_share_a_repository(trained: Any, fresh_model: Any, conve
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "python"])
 def test_the_embedder_backend_can_be_chosen(trained: Any, convert_model: Convert, tmp_path: Path, backend: str) -> None:
-    out = convert_model(trained.model, tmp_path / "out", embedder_backend=backend)
+    out = convert_model(trained.model, tmp_path / "out", embedder_backend=backend, seeds=0)
     bert = config(out, "BERTopic-bert")
     assert bert.backend == backend
     assert bert.instance_group[0].kind == ModelInstanceGroup.KIND_CPU
@@ -200,6 +201,46 @@ def test_the_embedder_backend_can_be_chosen(trained: Any, convert_model: Convert
         session = onnxruntime.InferenceSession(out / "BERTopic-bert" / "1" / "model.onnx")
         assert {tensor.name for tensor in session.get_inputs()} == {tensor.name for tensor in bert.input}
         assert {tensor.name for tensor in session.get_outputs()} == {tensor.name for tensor in bert.output}
+
+
+def test_conversion_for_a_gpu_needs_none(trained: Any, convert_model: Convert, minilm: Path, tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    (tmp_path / "env.tar.gz").touch()
+    options = {"device": "gpu", "execution_env": tmp_path / "env.tar.gz", "seeds": 0}
+    out = convert_model(trained.model, tmp_path / "out", **options)
+    manifest = json.loads((out / "manifest.json").read_text())["models"]["BERTopic"]
+    assert (manifest["device"], manifest["embedder"]["precision"]) == ("gpu", "fp16")
+    assert 0.9999 < manifest["embedder"]["smallest_cosine"] <= manifest["embedder"]["mean_cosine"] < 1
+    assert set(manifest["files"]) == set(content(out)) - {"manifest.json"}
+    bert, text = config(out, "BERTopic-bert"), config(out, "BERTopic-text")
+    assert (bert.backend, bert.instance_group[0].kind) == ("onnxruntime", ModelInstanceGroup.KIND_GPU)
+    assert text.parameters["EXECUTION_ENV_PATH"].string_value == str(tmp_path / "env.tar.gz")
+    tokenizer = Tokenizer.load(out / "BERTopic-tokenizer" / "1")
+    found = Embedder(tokenizer, OnnxEncoder.load(out / "BERTopic-bert" / "1")).encode(trained.texts[:40])
+    expected = SentenceTransformer(str(minilm), device="cpu").encode(trained.texts[:40])
+    # Both of length 1.
+    assert (found * expected).sum(axis=1).min() > 0.9999
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        pytest.param(
+            {"execution_env": "nowhere/env.tar.gz"}, r"nowhere/env\.tar\.gz.*pack-env.*/opt", id="environment"
+        ),
+        pytest.param({"device": "gpu", "layout": "sgd"}, "'sgd'.*--layout mean_field", id="layout"),
+        pytest.param({"device": "gpu", "precision": "int8"}, "fp32, fp16 for device 'gpu'", id="precision"),
+    ],
+)
+def test_what_no_server_could_use_is_refused_at_once(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises((ConversionError, UnsupportedEmbedder), match=message):
+        convert(tmp_path / "no model is read", tmp_path / "out", embedder="", **options)
+
+
+def test_an_environment_that_only_the_server_has(tmp_path: Path) -> None:
+    with pytest.raises(UnreadableModel):
+        convert(tmp_path / "no model", tmp_path / "out", embedder="", execution_env="/opt/not-here.tar.gz")
 
 
 def test_a_failure_leaves_what_was_there(trained: Any, repository: Path, tmp_path: Path) -> None:

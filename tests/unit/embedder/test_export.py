@@ -189,8 +189,12 @@ def test_what_would_be_ignored_is_refused(tiny_model: Callable[..., Any], tmp_pa
     from sentence_transformers.models import Dense
 
     model = tiny_model()
-    with pytest.raises(UnsupportedEmbedder, match="'fp16'"):
-        export(model, tmp_path, precision="fp16")  # type: ignore[arg-type]
+    with pytest.raises(UnsupportedEmbedder, match="'bf16', expected one of fp32, fp16, int8 for device 'cpu'"):
+        export(model, tmp_path, precision="bf16")  # type: ignore[arg-type]
+    with pytest.raises(UnsupportedEmbedder, match="'int8', expected one of fp32, fp16 for device 'gpu'"):
+        export(model, tmp_path, precision="int8", device="gpu")
+    with pytest.raises(UnsupportedEmbedder, match="device is 'tpu'"):
+        export(model, tmp_path, device="tpu")  # type: ignore[arg-type]
     model.truncate_dim = 8
     with pytest.raises(UnsupportedEmbedder, match="8 dimensions"):
         export(model, tmp_path)

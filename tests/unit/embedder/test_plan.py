@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bertopic_embedder import Embedder, Tokenizer
+from bertopic_embedder import Embedder, Tokenizer, length_buckets
 from tokenizers import Tokenizer as Backend
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
@@ -14,11 +14,11 @@ from tokenizers.pre_tokenizers import Whitespace
 LIMIT = 20
 
 
-def _tokenizer(padding_is_removed: bool) -> Tokenizer:
+def _tokenizer(padding_is_removed: bool, **options: Any) -> Tokenizer:
     backend = Backend(WordLevel({"[PAD]": 0, "a": 1, "b": 2}, unk_token="[PAD]"))
     backend.pre_tokenizer = Whitespace()
     backend.enable_truncation(LIMIT)
-    return Tokenizer(backend, padding_is_removed=padding_is_removed)
+    return Tokenizer(backend, padding_is_removed=padding_is_removed, **options)
 
 
 def _texts(*lengths: int) -> list[str]:
@@ -50,3 +50,9 @@ def test_embeddings_come_back_in_the_order_of_the_texts(side_by_side: int) -> No
     plan = embedder.plan(_texts(*lengths))
     assert max(len(call.rows) for call in plan.calls) <= 64
     np.testing.assert_array_equal(embedder.run(plan)[:, 0], lengths)
+
+
+def test_calls_for_a_gpu_are_as_long_as_its_buckets() -> None:
+    plan = _tokenizer(False, buckets=length_buckets(LIMIT)).plan(_texts(*[3] * 300, *[18] * 300))
+    assert [call.tokens.input_ids.shape for call in plan.calls] == [(200, 16), (200, 20), (200, 20)]
+    assert plan.n_padding == 200 * (16 - 3) + 100 * (20 - 3) + 300 * (20 - 18)
