@@ -269,20 +269,25 @@ def _embedder(folder: Path) -> dict[str, float]:
     """Sentences a second, by what embeds them."""
     import torch
     from bertopic_embedder import Embedder, export
+    from bertopic_embedder._encoder import OnnxEncoder
     from bertopic_server._demo import _embedder as minilm
     from sentence_transformers import SentenceTransformer
 
-    sentences = [SENTENCE] * SENTENCES
     ways: dict[str, Callable[[], Any]] = {}
     for precision in ("fp32", "fp16"):
         exported = folder / f"minilm_{precision}_gpu"
         if not exported.is_dir():
             export(str(minilm()), exported, precision=precision, device="gpu")
-        ways[f"{precision}, CUDA"] = _embed(Embedder.load(exported, gpu=0), sentences)
+        embedder = Embedder.load(exported, gpu=0)
+        ways[f"{precision}, CUDA"] = _embed(embedder)
+    try:
+        ways["fp16, TensorRT"] = _embed(Embedder(embedder.tokenizer, OnnxEncoder(_tensorrt(exported))))
+    except ImportError as error:
+        console.print(f"TensorRT: skipped, {error}", markup=False)
     model = SentenceTransformer(str(minilm()), device="cuda").half()
 
     def peer() -> None:
-        model.encode(sentences, batch_size=1_024, convert_to_numpy=True, show_progress_bar=False)
+        model.encode([SENTENCE] * SENTENCES, batch_size=1_024, convert_to_numpy=True, show_progress_bar=False)
         torch.cuda.synchronize()
 
     ways["sentence-transformers, fp16"] = peer
@@ -290,8 +295,30 @@ def _embedder(folder: Path) -> dict[str, float]:
     return {name: round(1e6 / timing.us_per_row, 1) for name, timing in timings.items()}
 
 
-def _embed(embedder: Any, sentences: list[str]) -> Callable[[], Any]:
-    return lambda: embedder.encode(sentences)
+def _embed(embedder: Any) -> Callable[[], Any]:
+    return lambda: embedder.encode([SENTENCE] * SENTENCES)
+
+
+def _tensorrt(exported: Path) -> Any:
+    """A session with the options that `convert --device gpu` writes for Triton."""
+    import onnxruntime
+    from bertopic_embedder import GPU_BATCH
+
+    provider = "TensorrtExecutionProvider"
+    if provider not in onnxruntime.get_available_providers():
+        raise ImportError(f"onnxruntime has no {provider}")
+    shapes = {"min": (1, 1), "opt": (GPU_BATCH, 16), "max": (GPU_BATCH, 256)}
+    profile = {
+        f"trt_profile_{name}_shapes": f"INPUT_IDS:{batch}x{length},ATTENTION_MASK:{batch}x{length}"
+        for name, (batch, length) in shapes.items()
+    }
+    options = {"trt_fp16_enable": True, "trt_layer_norm_fp32_fallback": True, **profile}
+    session = onnxruntime.InferenceSession(
+        exported / "model.onnx", providers=[(provider, options), "CUDAExecutionProvider"]
+    )
+    if provider not in session.get_providers():
+        raise ImportError("onnxruntime could not load TensorRT; its warning says why")
+    return session
 
 
 def _served(repository: Path) -> dict[str, float]:

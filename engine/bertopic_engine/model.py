@@ -95,7 +95,10 @@ def load_transform(folder: Path, device: int | None = None) -> Transform:
 
     from .cuda import CudaUmapTransform
 
-    return CudaUmapTransform(umap, device)
+    on_gpu = CudaUmapTransform(umap, device)
+    # Kernels are compiled now, rather than while a request waits.
+    on_gpu.transform(np.ones((1, umap.dim), np.float32))
+    return on_gpu
 
 
 def load(repository: str | Path, name: str = "BERTopic", *, device: int | None = None) -> TopicModel:
