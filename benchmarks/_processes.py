@@ -15,6 +15,8 @@ from scipy import stats
 
 TRITONSERVER, SHARED = "tritonserver", "/dev/shm"
 # Samples next to each other tell the same; means of so many stretches of time do not.
+# MiB an hour.
+_VISIBLE = 0.1
 _STRETCHES = 20
 
 
@@ -40,8 +42,8 @@ class Slope:
 
     @property
     def is_flat(self) -> bool:
-        """Whether no growth is within the interval."""
-        return self.low <= 0
+        """Whether no growth is within the interval, or none that a day would show."""
+        return not self.low > _VISIBLE
 
 
 def processes(serve: int) -> list[Process]:
