@@ -1,5 +1,7 @@
 """Sentence embeddings without torch: a sentence-transformers model as an ONNX graph and a tokenizer."""
 
+import os
+
 from ._encoder import Embedder, OnnxEncoder
 from ._exceptions import (
     EmbedderError,
@@ -14,6 +16,9 @@ from ._export import EmbedderReport, export, require_precision
 from ._remote import TritonEncoder, triton_embedder
 from ._splits import GPU_BATCH, length_buckets
 from ._tokenizer import Call, Plan, TokenBatch, Tokenizer, decode
+
+# Before anything imports it: ONNX Runtime otherwise reports what it runs to its maker.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __all__ = [
     "GPU_BATCH",

@@ -12,7 +12,16 @@ from ._exceptions import (
     UnsupportedOnDevice,
 )
 from .batching import Part, stack
-from .hdbscan import HdbscanPredictor
+
+try:
+    from .hdbscan import HdbscanPredictor
+except RuntimeError as error:
+    if "no locator available" not in str(error):
+        raise
+    raise StorageError(
+        "there is nowhere to keep compiled code: neither this package's folder nor the home directory can be written. "
+        "Set NUMBA_CACHE_DIR to a folder that can, which nobody else may write to."
+    ) from error
 from .model import TopicModel, Topics, load, load_transform
 from .topics import TopicPredictor
 from .umap import UmapTransform

@@ -6,13 +6,14 @@ import json
 import math
 import time
 import urllib.error
-import urllib.request
 from dataclasses import dataclass
 from enum import Enum
 from http.client import HTTPException
 from typing import Any
 
 from bertopic_engine.serving import CANARY
+
+from ._loopback import open_url
 
 # How requests are turned away that there is no room or no time for: by Triton, and by the models.
 _BUSY = ("Exceeds maximum queue size", "Request timeout expired", "has more to do than it can answer soon")
@@ -58,7 +59,7 @@ def sing(url: str, model: str, config: dict[str, Any], timeout: float) -> Sung:
     begun = time.monotonic()
     try:
         body = json.dumps(request_of(config)).encode()
-        with urllib.request.urlopen(f"{url}/v2/models/{model}/infer", body, timeout=timeout) as response:
+        with open_url(f"{url}/v2/models/{model}/infer", body, timeout=timeout) as response:
             response.read()
         outcome, message = Outcome.answered, ""
     except urllib.error.HTTPError as error:

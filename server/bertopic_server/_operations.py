@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import threading
-import urllib.request
 from collections.abc import Callable, Iterable
 from http.client import HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import NamedTuple
 
 from ._exceptions import PortInUse
+from ._loopback import open_url
 
 _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -110,7 +110,7 @@ class _Server(ThreadingHTTPServer):
 
 def _triton(url: str) -> str:
     try:
-        with urllib.request.urlopen(url, timeout=5) as response:
+        with open_url(url, timeout=5) as response:
             text: str = response.read().decode()
     except (OSError, HTTPException):
         return ""  # tritonserver is down, which the metrics that follow say

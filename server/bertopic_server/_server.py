@@ -28,6 +28,7 @@ from bertopic_engine import StorageError
 from bertopic_engine._storage import read_manifest, verify_files
 
 from ._exceptions import BadRepository, LoadFailed, PortInUse, StartFailed, Unservable
+from ._loopback import open_url
 from ._models import keeps_previous, models_of
 from ._sockets import make_room_for_answers
 from ._stubs import Idleness, Stubs
@@ -280,7 +281,7 @@ class TritonServer:
     def is_ready(self) -> bool:
         """Whether every model is loaded."""
         try:
-            with urllib.request.urlopen(f"{self.address.http_url}/v2/health/ready", timeout=2) as response:
+            with open_url(f"{self.address.http_url}/v2/health/ready", timeout=2) as response:
                 return bool(response.status == 200)
         except OSError:
             return False
@@ -365,11 +366,11 @@ class TritonServer:
         request = urllib.request.Request(
             f"{self.address.http_url}/v2/{path}", data=b"{}", headers={_ADMIN_HEADER: self._admin_key}, method="POST"
         )
-        with urllib.request.urlopen(request, timeout=timeout) as response:
+        with open_url(request, timeout=timeout) as response:
             return json.loads(response.read() or b"null")
 
     def _get(self, path: str) -> Any:
-        with urllib.request.urlopen(f"{self.address.http_url}/v2/{path}", timeout=3) as response:
+        with open_url(f"{self.address.http_url}/v2/{path}", timeout=3) as response:
             return json.load(response)
 
     def _tritonserver(self, triton: Triton) -> list[str]:

@@ -50,7 +50,7 @@ def find_triton() -> Triton:
     on_path = shutil.which("tritonserver")
     system = Path(on_path) if on_path else SYSTEM_BINARY
     if system.is_file():
-        return Triton(system, dict(os.environ))
+        return Triton(system, _environment())
     spec = importlib.util.find_spec("pytriton")
     if spec is None or spec.origin is None:
         raise TritonNotFound(
@@ -58,6 +58,11 @@ def find_triton() -> Triton:
             "Install one with `pip install 'bertopic-inference[server]'`, or run inside a Triton container."
         )
     return _pytriton(Path(spec.origin).parent / "tritonserver")
+
+
+def _environment() -> dict[str, str]:
+    # ONNX Runtime, in Triton or in a model, otherwise reports what it runs to its maker.
+    return {"ORT_DISABLE_TELEMETRY": "1", **os.environ}
 
 
 def check_numpy() -> None:
@@ -82,7 +87,7 @@ def _pytriton(root: Path) -> Triton:
     libraries = [root.parents[1] / "nvidia_pytriton.libs", libpython().parent]
     inherited = os.environ.get("LD_LIBRARY_PATH")
     environment = {
-        **os.environ,
+        **_environment(),
         # The stub embeds the `python3` that it finds first.
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
         "LD_LIBRARY_PATH": os.pathsep.join([*map(str, libraries), *([inherited] if inherited else [])]),

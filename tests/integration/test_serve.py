@@ -93,8 +93,10 @@ def texts_answered(address: Address) -> int:
         return int(json.load(response)["model_stats"][0]["inference_count"])
 
 
-def test_the_metrics_port_answers_for_the_whole(repository: Path) -> None:
-    process, address, _ = start(repository)
+def test_the_metrics_port_answers_for_the_whole(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as environment:
+        environment.setenv("http_proxy", "http://127.0.0.1:9")  # must not be asked for this machine's own
+        process, address, _ = start(repository)
     root = address.metrics_url.removesuffix("/metrics")
     try:
         assert json.loads(get(f"{root}/health/ready"))["ready"]

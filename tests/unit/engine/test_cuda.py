@@ -104,6 +104,21 @@ def test_rows_of_an_index_are_what_it_compares() -> None:
     np.testing.assert_allclose(np.delete(exact, 1, axis=0), np.delete(indexed, 1, axis=0), atol=1e-3)
 
 
+def test_a_cpu_imports_nothing_for_gpus(tmp_path: Path) -> None:
+    umap, x = transform(Case())
+    umap.save(tmp_path)
+    np.save(tmp_path / "rows.npy", x)
+    code = """if True:
+        import sys, pathlib, numpy, bertopic_converters, bertopic_embedder, bertopic_engine.serving
+        folder = pathlib.Path(sys.argv[1])
+        bertopic_engine.load_transform(folder).transform(numpy.load(folder / "rows.npy"))
+        for_gpus = ("cupy", "cuml", "numba.cuda", "bertopic_engine._cuda")
+        print(*[name for name in sys.modules if name.startswith(for_gpus)])
+    """
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
 def test_a_missing_gpu_is_named() -> None:
     with pytest.raises(DeviceUnavailable, match=r"GPU 99.*"):
         CudaUmapTransform(transform(Case())[0], device=99)
