@@ -65,7 +65,7 @@ class Health:
     def forget(self, reason: str) -> None:
         """Begin anew: another process will answer."""
         self.up, self.reason, self.fault = False, reason, ""
-        self.waiting_since, self.refusals = None, 0
+        self.waiting_since, self.refusals, self.counts = None, 0, ()
         self.generation += 1
 
     def waited(self, now: float) -> float:
@@ -85,6 +85,17 @@ class Health:
         elif sung.outcome is Outcome.unreachable:
             self.reason = sung.message if self.up else self.reason
             self.up, self.waiting_since = False, None
+
+    def see(self, executed: int, answered: int, now: float) -> None:
+        """Take note of how often the model was executed, and of what it answered.
+
+        Answers to others are as good as one to a canary, which may be turned away for long where too much is asked.
+        """
+        if self.counts == (executed, answered):
+            return
+        if self.counts and answered > self.counts[1] and not self.refusals:
+            self.up, self.reason = True, ""
+        self.counts, self.progressed_at = (executed, answered), now
 
 
 class Watch:
@@ -201,9 +212,7 @@ class Watch:
         except (OSError, ValueError):
             return
         self._heard_at = now
-        counts = (statistics["execution_count"], statistics["inference_stats"]["success"]["count"])
-        if counts != health.counts:
-            health.counts, health.progressed_at = counts, now
+        health.see(statistics["execution_count"], statistics["inference_stats"]["success"]["count"], now)
 
     def _hangs(self, model: str, health: Health, now: float) -> bool:
         called = callee(model)

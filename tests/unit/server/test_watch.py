@@ -55,3 +55,22 @@ def test_what_is_loaded_again_begins_anew(health: Health) -> None:
     health.forget("loaded again")
     assert (health.up, health.reason, health.fault, health.refusals) == (False, "loaded again", "", 0)
     assert health.generation > generation
+
+
+def test_answers_to_others_make_it_ready(health: Health) -> None:
+    health.forget("started again")
+    health.hear(Sung(Outcome.busy, 0.1, "has more to do"), "A-text")
+    health.see(10, 7, 1.0)
+    assert not health.up, "these may be answers of before"
+    health.see(12, 7, 2.0)
+    assert not health.up, "executed, not answered"
+    health.see(13, 8, 3.0)
+    assert health.up
+    assert health.progressed_at == 3.0
+
+
+def test_answers_to_others_do_not_outweigh_errors(health: Health) -> None:
+    health.see(10, 7, 1.0)
+    health.hear(Sung(Outcome.refused, 0.1, "out of memory"), "A-text")
+    health.see(11, 8, 2.0)
+    assert not health.up
