@@ -12,8 +12,9 @@ Sections, each skipped with a line that says why where something for it is missi
 - agreement: topics of the CPU's engine, with exact neighbours, and of the GPU's, on held-out rows;
 - embedder: sentences of 14 tokens a second: fp32 and fp16 by CUDA, fp16 by TensorRT, and sentence-transformers in half
   precision on the same GPU;
-- served: a repository that `convert --device gpu` wrote, by tritonserver, with 64 requests of 1,024 embeddings in
-  flight, beside UMAP on the GPU and HDBSCAN on the CPU, each alone and in process.
+- served: a repository that `convert --device gpu` wrote, by tritonserver: 64 requests of 1,024 embeddings in flight,
+  beside UMAP on the GPU and HDBSCAN on the CPU, each alone and in process; and 64 requests of 64 sentences, beside the
+  faster of the fp16 embedders in process.
 
 Training rows are synthetic (see `_models.py`): what a search by comparison costs does not depend on them.
 """
@@ -25,7 +26,7 @@ import asyncio
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -45,7 +46,9 @@ TOPICS, COMPONENTS, CENTERS = 500, 5, 1_024
 # 12 words and the two tokens that every text has.
 SENTENCE = "the quick brown fox jumps over the lazy dog near the river"
 SENTENCES = 16_384
-IN_FLIGHT, ROWS_A_REQUEST, SERVED_SECONDS = 64, 1_024, 10.0
+IN_FLIGHT, ROWS_A_REQUEST, SENTENCES_A_REQUEST, SERVED_SECONDS = 64, 1_024, 64, 10.0
+# TensorRT builds its engines meanwhile.
+READY_SECONDS = 1_800.0
 # (training rows, batch) -> rows a second on one H100
 TARGETS = {(500_000, 4_096): 300_000, (18_000, 4_096): 1_000_000}
 console = Console(width=120)
@@ -102,7 +105,7 @@ def main() -> None:
         console.print(results["sentences_per_second"])
     if arguments.repository:
         with _section("served"):
-            results["served"] = _served(arguments.repository)
+            results["served"] = _served(arguments.repository, results.get("sentences_per_second", {}))
             console.print(results["served"])
     if arguments.out:
         arguments.out.mkdir(parents=True, exist_ok=True)
@@ -321,8 +324,8 @@ def _tensorrt(exported: Path) -> Any:
     return session
 
 
-def _served(repository: Path) -> dict[str, float]:
-    """Rows a second, through tritonserver and in process."""
+def _served(repository: Path, sentences_per_second: dict[str, float]) -> dict[str, float]:
+    """Rows and sentences a second through tritonserver, and their shares of what the same work does in process."""
     import bertopic_engine
     from bertopic_server import Address, TritonServer
 
@@ -336,23 +339,28 @@ def _served(repository: Path) -> dict[str, float]:
         {"UMAP": _call(model.umap.transform, x), "HDBSCAN": lambda: model.topics.predict(reduced)},
     )
     rates = {name: 1e6 / timing.us_per_row for name, timing in timings.items()}
-    with TritonServer(repository, Address.on_free_ports()) as server:
-        rates["served"] = asyncio.run(_load(server.address.grpc_url, x))
-    rates["share of the slower"] = rates["served"] / min(rates["UMAP"], rates["HDBSCAN"])
+    with TritonServer(repository, Address.on_free_ports(), ready_timeout=READY_SECONDS) as server:
+        rates["embeddings served"] = asyncio.run(_load(server.address.grpc_url, np.split(x, IN_FLIGHT)))
+        texts = [[SENTENCE] * SENTENCES_A_REQUEST] * IN_FLIGHT
+        rates["texts served"] = asyncio.run(_load(server.address.grpc_url, texts))
+    rates["embeddings: share of the slower"] = rates["embeddings served"] / min(rates["UMAP"], rates["HDBSCAN"])
+    ours = [rate for name, rate in sentences_per_second.items() if name.startswith("fp16")]
+    if ours:
+        rates["texts: share of the embedder"] = rates["texts served"] / max(ours)
     return rates
 
 
-async def _load(url: str, x: Rows) -> float:
+async def _load(url: str, requests: Sequence[Any]) -> float:
+    """Rows a second, each request sent again as soon as it is answered."""
     from bertopic_client import AsyncTopicClient
 
-    requests = np.split(x, IN_FLIGHT)
     answered = 0
 
     async with AsyncTopicClient(url) as client:
         await asyncio.gather(*(client.predict(request) for request in requests))
         started = time.perf_counter()
 
-        async def ask(request: Rows) -> None:
+        async def ask(request: Any) -> None:
             nonlocal answered
             while time.perf_counter() - started < SERVED_SECONDS:
                 await client.predict(request)

@@ -128,13 +128,13 @@ class CudaUmapTransform:
         float32 [m, n_components]
         """
         self.check(embeddings)
-        positions = np.empty((len(embeddings), self.n_components), np.float32)
         with self._lock, self._on_device():
+            positions = self._xp.empty((len(embeddings), self.n_components), np.float32)
             for start in range(0, len(embeddings), self._rows):
                 some = embeddings[start : start + self._rows]
                 places = self._layout.place(len(some), *self._neighbors.query(some))
-                positions[start : start + len(some)] = self._to_host(places)
-        return positions
+                positions[start : start + len(some)] = places
+            return self._to_host(positions)
 
     def _to_host(self, array: Any) -> NDArray[np.float32]:
         host: NDArray[np.float32] = array if self._xp is np else self._xp.asnumpy(array)
