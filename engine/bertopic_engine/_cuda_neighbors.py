@@ -74,15 +74,16 @@ class CudaNeighbors:
         dim = data.shape[1]
         self._queries = xp.zeros((most_rows, dim), f32)
         self._query_scores = xp.empty((most_rows, self._tile), self._score_type)
-        self.indices = xp.empty((most_rows, n_neighbors), np.int32)
-        self.distances = xp.empty((most_rows, n_neighbors), f32)
+        # Matrix products take the arrays of CuPy, kernels their views.
+        self._queries_view, self._scores_view = view(self._queries), view(self._query_scores)
+        self._found = tuple(view(xp.empty((most_rows, n_neighbors), dtype)) for dtype in (i32, f32))
 
     def _store(self, data: NDArray[np.float32]) -> None:
         xp, n_tiles = self._xp, -(-len(data) // self._tile)
         n, dim = n_tiles * self._tile, data.shape[1]
         self._scored = xp.zeros((n, dim), self._score_type)
-        self._rows = xp.full((n // FAN_OUT, dim, FAN_OUT), math.inf, f32)
-        self._bias = xp.full(n, -math.inf, f32)
+        rows = xp.full((n // FAN_OUT, dim, FAN_OUT), math.inf, f32)
+        biases = xp.full(n, -math.inf, f32)
         for start in range(0, len(data), self._tile):
             some = data[start : start + self._tile]
             there = np.isfinite(some).all(axis=1)
@@ -90,21 +91,22 @@ class CudaNeighbors:
             self._scored[start:stop] = xp.asarray(np.where(there[:, None], some, 0).astype(self._score_type))
             lengths = np.einsum("ij,ij->i", some, some)
             bias = np.zeros(len(some)) if self._cosine else -lengths / 2
-            self._bias[start:stop] = xp.asarray(np.where(there, bias, -math.inf).astype(f32))
+            biases[start:stop] = xp.asarray(np.where(there, bias, -math.inf).astype(f32))
             segments = np.full((_padded(len(some)), dim), math.inf, f32)
             segments[: len(some)] = some
             segments = segments.reshape(-1, FAN_OUT, dim).transpose(0, 2, 1)
             first = start // FAN_OUT
-            self._rows[first : first + len(segments)] = xp.asarray(np.ascontiguousarray(segments))
+            rows[first : first + len(segments)] = xp.asarray(np.ascontiguousarray(segments))
+        self._rows, self._biases = view(rows), view(biases)
 
     def _lay_out_tree(self, most_rows: int, most_nodes: int) -> None:
         """Levels of nodes, lowest first, until one has no more than a walk can look at."""
-        sizes = [len(self._rows)]
+        sizes = [self._rows.shape[0]]
         while sizes[-1] > most_nodes:
             sizes.append(-(-sizes[-1] // FAN_OUT))
         self._sizes = sizes
         self._starts = [sum(sizes[:level]) for level in range(len(sizes))]
-        self._tree = self._xp.empty((most_rows, sum(sizes)), f32)
+        self._tree = view(self._xp.empty((most_rows, sum(sizes)), f32))
         self._levels = [view(self._xp.asarray(np.array(values, i32))) for values in (self._starts, sizes)]
 
     def query(self, x: NDArray[np.float32]) -> tuple[Any, Any]:
@@ -121,31 +123,25 @@ class CudaNeighbors:
             As `Neighbors.query` promises, for the rows that were given.
         """
         self._queries[: len(x)] = self._xp.asarray(x)
-        queries = view(self._queries)
         if self._cosine:
-            _normalize[-(-len(x) // _ROWS_PER_BLOCK), min(_ROWS_PER_BLOCK, len(x))](queries, len(x))
+            blocks = -(-len(x) // _ROWS_PER_BLOCK)
+            _normalize[blocks, min(_ROWS_PER_BLOCK, len(x))](self._queries_view, len(x))
         if self._half_precision:
             self._queries[...] = self._queries.astype(np.float16)
         self._grow_tree(len(x))
         self._nearest[len(x), self._threads](
-            queries,
-            view(self._rows),
-            view(self._tree),
-            *self._levels,
-            self._cosine,
-            view(self.indices),
-            view(self.distances),
+            self._queries_view, self._rows, self._tree, *self._levels, self._cosine, *self._found
         )
-        return view(self.indices), view(self.distances)
+        return self._found
 
     def _grow_tree(self, n_queries: int) -> None:
-        tree, bias, scores = view(self._tree), view(self._bias), view(self._query_scores)
         scored = self._queries.astype(self._score_type)
         for first in range(0, len(self._scored), self._tile):
             self._xp.matmul(scored, self._scored[first : first + self._tile].T, out=self._query_scores)
-            lowest_maxima[_nodes(self._tile // FAN_OUT, n_queries)](scores, bias, first, tree)
+            nodes = _nodes(self._tile // FAN_OUT, n_queries)
+            lowest_maxima[nodes](self._scores_view, self._biases, first, self._tree)
         for start, size in zip(self._starts[:-1], self._sizes[:-1], strict=True):
-            higher_maxima[_nodes(-(-size // FAN_OUT), n_queries)](tree, start, size)
+            higher_maxima[_nodes(-(-size // FAN_OUT), n_queries)](self._tree, start, size)
 
 
 def _padded(n: int) -> int:

@@ -6,15 +6,16 @@ from pathlib import Path
 import numpy as np
 import triton_python_backend_utils as pb_utils
 from bertopic_embedder import OnnxEncoder
-from bertopic_engine.serving import device
 
 
 class TritonPythonModel:
     def initialize(self, args):
+        # The engine has a function for this, which is all that this process would import and keep the engine for.
+        on_gpu = args["model_instance_kind"] == "GPU"
         self.encoder = OnnxEncoder.load(
             Path(args["model_repository"]) / args["model_version"],
             threads=len(os.sched_getaffinity(0)),
-            gpu=device(args),
+            gpu=int(args["model_instance_device_id"]) if on_gpu else None,
         )
 
     def execute(self, requests):
