@@ -165,7 +165,7 @@ def processor() -> str:
 def machine() -> dict[str, Any]:
     """What the figures were measured on."""
     import numba
-    from bertopic_engine._threads import available_threads
+    from bertopic_engine.threads import available_threads
 
     return {
         "cpu": processor(),

@@ -428,13 +428,14 @@ def _encode_all(session: Any, batches: list[tuple[Any, Any]]) -> None:
 
 def _plain_graph(folder: Path) -> Path:
     """The embedder exported with its padding."""
-    from bertopic_embedder._export import _load, trace
+    from bertopic_embedder import load_sentence_transformer
+    from bertopic_embedder._export import trace
     from bertopic_embedder._modules import PaddedModel, take_apart
 
     target = folder / "plain"
     if not (target / "model.onnx").is_file():
         target.mkdir(exist_ok=True)
-        trace(PaddedModel(*take_apart(_load(_embedder()))), target / "model.onnx")
+        trace(PaddedModel(*take_apart(load_sentence_transformer(_embedder()))), target / "model.onnx")
     return target
 
 

@@ -305,17 +305,13 @@ def _embed(embedder: Any) -> Callable[[], Any]:
 def _tensorrt(exported: Path) -> Any:
     """A session with the options that `convert --device gpu` writes for Triton."""
     import onnxruntime
-    from bertopic_embedder import GPU_BATCH
+    from bertopic_converters._gpu import Network, tensorrt_options
 
     provider = "TensorrtExecutionProvider"
     if provider not in onnxruntime.get_available_providers():
         raise ImportError(f"onnxruntime has no {provider}")
-    shapes = {"min": (1, 1), "opt": (GPU_BATCH, 16), "max": (GPU_BATCH, 256)}
-    profile = {
-        f"trt_profile_{name}_shapes": f"INPUT_IDS:{batch}x{length},ATTENTION_MASK:{batch}x{length}"
-        for name, (batch, length) in shapes.items()
-    }
-    options = {"trt_fp16_enable": True, "trt_layer_norm_fp32_fallback": True, **profile}
+    longest = json.loads((exported / "embedder.json").read_text())["buckets"][-1]
+    options = {"trt_fp16_enable": "1"} | tensorrt_options(Network(longest, "fp16"), str(exported / "tensorrt"))
     session = onnxruntime.InferenceSession(
         exported / "model.onnx", providers=[(provider, options), "CUDAExecutionProvider"]
     )

@@ -28,8 +28,8 @@ from typing import Any
 import numpy as np
 from _measure import processor
 from _models import distinct_texts
-from bertopic_engine._threads import available_threads
 from bertopic_engine.neighbors import ExactNeighbors, IndexNeighbors, build_index
+from bertopic_engine.threads import available_threads
 from bertopic_server._demo import _embedder
 from bertopic_server._demo.corpus import docstring_summaries
 from numpy.typing import NDArray

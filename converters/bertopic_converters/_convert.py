@@ -13,9 +13,9 @@ from typing import Any, Literal
 
 from bertopic_embedder import export, require_precision
 from bertopic_engine import TopicPredictor, UmapTransform
-from bertopic_engine._storage import FORMAT_VERSION, MANIFEST, read_manifest, save_json, sha256
 from bertopic_engine.cuml import CumlTransform
 from bertopic_engine.repulsion import summarize
+from bertopic_engine.storage import FORMAT_VERSION, MANIFEST, read_manifest, save_json, sha256
 
 from ._exceptions import ConversionError, DimensionMismatch, OutputError, UnsupportedModel
 from ._fidelity import measure_on_surrogates, require_consensus

@@ -186,7 +186,7 @@ def verify(
     bertopic_engine.EngineError, bertopic_embedder.EmbedderError
         The repository is damaged, or an embedder cannot be read.
     """
-    from bertopic_embedder._export import _load as load_reference
+    from bertopic_embedder import load_sentence_transformer
     from bertopic_engine import load
 
     require_consensus(seeds)
@@ -196,7 +196,7 @@ def verify(
     converted = load(repository, name)
     source = read_source(model, trust_pickle=trust_pickle)
     _require_same_model(converted, source, name)
-    reference = load_reference(_embedding_model(source) if embedder is None else embedder)
+    reference = load_sentence_transformer(_embedding_model(source) if embedder is None else embedder)
     progress("Embedding the texts with both embedders")
     theirs = reference.encode(list(texts), convert_to_numpy=True, show_progress_bar=False).astype(np.float32)
     _require_dimensions(theirs, source.umap)
@@ -486,7 +486,7 @@ def _share_within(
 def _embedding_difference(
     ours: NDArray[np.float32], theirs: NDArray[np.float32], changed: NDArray[np.bool_]
 ) -> EmbeddingDifference:
-    from bertopic_embedder._verify import cosines
+    from bertopic_embedder import cosines
 
     similarity = cosines(ours.astype(np.float64), theirs.astype(np.float64))
     return EmbeddingDifference(
@@ -499,7 +499,7 @@ def _embedding_difference(
 
 def _converted_embedder(repository: Path, name: str) -> Embedder:
     from bertopic_embedder import Embedder, OnnxEncoder, Tokenizer
-    from bertopic_engine._threads import available_threads
+    from bertopic_engine.threads import available_threads
 
     return Embedder(
         Tokenizer.load(repository / f"{name}-tokenizer" / "1"),

@@ -73,10 +73,22 @@ def _warm_up(config: Any, max_length: int) -> None:
 
 
 def _use_tensorrt(config: Any, network: Network, cache: str) -> None:
-    """Have ONNX Runtime build one TensorRT engine for all batches; what it cannot take in goes to CUDA."""
+    """Have ONNX Runtime hand the graph to TensorRT; what that cannot take in goes to CUDA."""
     accelerator = config.optimization.execution_accelerators.gpu_execution_accelerator.add(name="tensorrt")
+    accelerator.parameters["precision_mode"] = network.precision.upper()
+    accelerator.parameters.update(tensorrt_options(network, cache))
+
+
+def tensorrt_options(network: Network, cache: str) -> dict[str, str]:
+    """Options of ONNX Runtime's TensorRT provider, but for the precision: one engine for all batches.
+
+    Parameters
+    ----------
+    network : Network
+    cache : str
+        Folder for what TensorRT builds.
+    """
     options = {
-        "precision_mode": network.precision.upper(),
         # Of several profiles ONNX Runtime uses the first only.
         "trt_profile_min_shapes": _shapes(1, 1),
         "trt_profile_opt_shapes": _shapes(GPU_BATCH, min(_USUAL_LENGTH, network.max_length)),
@@ -88,7 +100,7 @@ def _use_tensorrt(config: Any, network: Network, cache: str) -> None:
     }
     if network.precision == "fp16":
         options["trt_layer_norm_fp32_fallback"] = "1"
-    accelerator.parameters.update(options)
+    return options
 
 
 def _shapes(batch: int, length: int) -> str:

@@ -12,10 +12,11 @@ from ._exceptions import (
     UnsupportedEmbedder,
     VerificationError,
 )
-from ._export import EmbedderReport, export, require_precision
+from ._export import EmbedderReport, export, load_sentence_transformer, require_precision
 from ._remote import TritonEncoder, triton_embedder
 from ._splits import GPU_BATCH, length_buckets
 from ._tokenizer import Call, Plan, TokenBatch, Tokenizer, decode
+from ._verify import cosines
 
 # Before anything imports it: ONNX Runtime otherwise reports what it runs to its maker.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -37,9 +38,11 @@ __all__ = [
     "UnreadableEmbedder",
     "UnsupportedEmbedder",
     "VerificationError",
+    "cosines",
     "decode",
     "export",
     "length_buckets",
+    "load_sentence_transformer",
     "require_precision",
     "triton_embedder",
 ]

@@ -81,7 +81,7 @@ def export(model: Any, folder: Path, *, precision: Precision = "fp32", device: D
     from ._modules import default_prompt, take_apart
 
     require_precision(precision, device)
-    model = _load(model)
+    model = load_sentence_transformer(model)
     transformer, pooling, head = take_apart(model)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer, pad_id = _tokenizer(model)
@@ -121,11 +121,22 @@ def require_precision(precision: str, device: str) -> None:
         )
 
 
-def _load(model: Any) -> Any:
+def load_sentence_transformer(model: Any) -> Any:
+    """A SentenceTransformer on the CPU in single precision.
+
+    Parameters
+    ----------
+    model : SentenceTransformer, or its folder or name
+        An object is copied, since the caller's may be on a GPU or in half precision and should stay so.
+
+    Raises
+    ------
+    UnreadableEmbedder
+        No model could be loaded.
+    """
     from sentence_transformers import SentenceTransformer
 
     if isinstance(model, SentenceTransformer):
-        # A copy, because the caller's may be on a GPU or in half precision and should stay so.
         return copy.deepcopy(model).cpu().float().eval()
     try:
         return SentenceTransformer(str(model), device="cpu").float().eval()

@@ -83,7 +83,16 @@ def _compositions(n: int) -> list[list[int]]:
 
 
 def cosines(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
-    """Cosine of each row of one array with the same row of the other."""
+    """Cosine of each row of one array with the same row of the other.
+
+    Parameters
+    ----------
+    a, b : float [n, dim]
+
+    Returns
+    -------
+    float64 [n]
+    """
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     result: NDArray[np.float64] = (a * b).sum(axis=1) / norms
     return result

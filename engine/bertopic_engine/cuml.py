@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._exceptions import DeviceUnavailable, StorageError
-from ._storage import load_arrays, load_json, save_arrays, save_json
 from .neighbors import ExactNeighbors
+from .storage import load_arrays, load_json, save_arrays, save_json
 from .umap import ARRAYS, SETTINGS, UmapParameters, check_embeddings
 
 LAYOUT = "cuml"

@@ -12,9 +12,9 @@ from ._condensed_tree import CondensedTree, predict_rows
 from ._exceptions import InvalidInput, StorageError
 from ._kdtree import KdTree
 from ._membership import Exemplars, membership_rows
-from ._storage import load_arrays, load_json, save_arrays, save_json
-from ._threads import for_rows
 from ._wide_tree import widen
+from .storage import load_arrays, load_json, save_arrays, save_json
+from .threads import for_rows
 
 __all__ = ["CondensedTree", "Exemplars", "HdbscanPredictor", "KdTree"]
 

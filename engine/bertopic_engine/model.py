@@ -8,8 +8,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ._storage import load_json, verify_files
 from .neighbors import Neighbors
+from .storage import load_json, verify_files
 from .topics import TopicPredictor
 from .umap import SETTINGS, UmapParameters, UmapTransform
 

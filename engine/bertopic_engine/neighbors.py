@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from ._exceptions import StorageError
 from ._scan import QUERIES, merge, normalize, scan
-from ._storage import load_arrays, load_json, require_file, save_arrays, save_json
-from ._threads import available_threads, for_rows
+from .storage import load_arrays, load_json, require_file, save_arrays, save_json
+from .threads import available_threads, for_rows
 
 METRICS = ("cosine", "euclidean")
 EXACT_BELOW = 4_096

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ._storage import load_json, save_json
 from .hdbscan import HdbscanPredictor
+from .storage import load_json, save_json
 
 OUTLIER = -1
 

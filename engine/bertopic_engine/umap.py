@@ -16,10 +16,10 @@ from ._exceptions import InvalidInput, StorageError
 from ._fuzzy import connect
 from ._mean_field import RepulsionField, settle
 from ._sgd import descend
-from ._storage import load_arrays, load_json, save_arrays, save_json
-from ._threads import for_rows
 from .neighbors import Neighbors, load_neighbors
 from .repulsion import every_point
+from .storage import load_arrays, load_json, save_arrays, save_json
+from .threads import for_rows
 
 LAYOUTS = ("mean_field", "sgd")
 

@@ -79,7 +79,7 @@ def verdict(fidelity: Fidelity) -> str:
 
 def in_short(repository: Path, name: str) -> str:
     """What `convert` measured and wrote into the manifest, in two sentences; empty if nothing."""
-    from bertopic_engine._storage import read_manifest
+    from bertopic_engine.storage import read_manifest
 
     fidelity = read_manifest(repository)["models"][name].get("fidelity")
     if not fidelity:

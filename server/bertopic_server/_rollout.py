@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from bertopic_engine._storage import read_manifest
+from bertopic_engine.storage import read_manifest
 
 from ._canary import Outcome, sing
 from ._exceptions import ReloadFailed, ServerError

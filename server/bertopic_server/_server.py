@@ -25,7 +25,7 @@ from types import TracebackType
 from typing import Any
 
 from bertopic_engine import StorageError
-from bertopic_engine._storage import read_manifest, verify_files
+from bertopic_engine.storage import read_manifest, verify_files
 
 from ._exceptions import BadRepository, LoadFailed, PortInUse, StartFailed, Unservable
 from ._loopback import open_url

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from bertopic_client import NotReady, TopicClient
-from bertopic_engine._storage import sha256
+from bertopic_engine.storage import sha256
 from bertopic_server import Address, TritonServer
 from bertopic_server._rollout import roll_out
 

@@ -9,7 +9,7 @@ import pytest
 import sklearn
 from bertopic_converters._hdbscan import read_hdbscan
 from bertopic_engine import HdbscanPredictor, InvalidInput, MissingFile, StorageError
-from bertopic_engine._storage import load_arrays, save_arrays
+from bertopic_engine.storage import load_arrays, save_arrays
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
