@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 from bertopic_engine.topics import OUTLIER
@@ -26,7 +27,7 @@ from ._umap import _check_class
 if TYPE_CHECKING:
     from bertopic_embedder import Embedder
     from bertopic_engine import TopicModel, TopicPredictor, UmapTransform
-    from bertopic_engine.model import Transform
+    from bertopic_engine.cuml import CumlTransform
     from bertopic_engine.neighbors import ExactNeighbors, Neighbors
 
 Progress = Callable[[str], None]
@@ -202,8 +203,10 @@ def verify(
     _require_dimensions(theirs, source.umap)
     ours = _converted_embedder(Path(repository), name).encode(list(texts))
     topics = converted.predict(ours).topics
+    # As a model is loaded without a device.
+    neighbors = cast("UmapTransform | CumlTransform", converted.umap).neighbors
     return _measure(
-        _Pair(source.umap, source.hdbscan, source.mapping, converted, _exact_neighbors(source.umap, converted.umap)),
+        _Pair(source.umap, source.hdbscan, source.mapping, converted, neighbors),
         theirs,
         topics,
         seeds=seeds,
@@ -254,7 +257,7 @@ def measure_on_surrogates(
     if getattr(umap_model, "_knn_search_index", True) is None:
         return None
     converted = TopicModel(umap, topics)
-    pair = _Pair(umap_model, hdbscan_model, mapping, converted, _exact_neighbors(umap_model, umap))
+    pair = _Pair(umap_model, hdbscan_model, mapping, converted, umap.neighbors)
     embeddings = surrogates(umap_model._raw_data, pair.exact, umap.parameters.n_neighbors, n_rows)
     return _measure(
         pair, embeddings, converted.predict(embeddings).topics, seeds=seeds, embedding=None, progress=progress
@@ -303,7 +306,15 @@ class _Pair:
     hdbscan_model: Any
     mapping: Mapping[int, int]
     converted: TopicModel
-    exact: ExactNeighbors
+    neighbors: Neighbors
+    """Of the converted model."""
+
+    @cached_property
+    def exact(self) -> ExactNeighbors:
+        """All of them."""
+        from bertopic_engine.neighbors import ExactNeighbors
+
+        return ExactNeighbors(self.umap_model._raw_data, self.neighbors.metric)
 
 
 def _measure(
@@ -442,16 +453,10 @@ def _relabeled(pair: _Pair) -> float:
     return float(np.mean(pair.converted.topics.hdbscan.predict(points)[0] != pair.hdbscan_model.labels_))
 
 
-def _exact_neighbors(umap_model: Any, umap: Transform) -> ExactNeighbors:
-    from bertopic_engine.neighbors import ExactNeighbors
-
-    return ExactNeighbors(umap_model._raw_data, umap.neighbors.metric)
-
-
 def _neighbor_recall(pair: _Pair, embeddings: NDArray[np.float32]) -> NeighborRecall:
     k = pair.converted.umap.parameters.n_neighbors
     farthest = pair.exact.query(embeddings, k)[1][:, -1]
-    found = {"converted": pair.converted.umap.neighbors.query(embeddings, k)[0]}
+    found = {"converted": pair.neighbors.query(embeddings, k)[0]}
     if not pair.umap_model._small_data:
         index = pair.umap_model._knn_search_index
         # As in UMAP.transform.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numba import cuda
 
-from ._fuzzy import _fill_start, _fill_strengths
+from ._fuzzy import fill_start, fill_strengths, order_by_index
 from ._gradients import (
     AT_REST,
     MOST_ITERATIONS,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 f32 = np.float32
 
-_ROWS_PER_BLOCK = 64
+ROWS_PER_BLOCK = 64
 
 
 class CudaLayout:
@@ -86,8 +86,7 @@ class CudaLayout:
 
         `indices` is int32 [most_rows, n_neighbors], on the device and written to; `distances` float32 likewise.
         """
-        blocks = -(-n_rows // _ROWS_PER_BLOCK)
-        self._kernels.connect[blocks, min(_ROWS_PER_BLOCK, n_rows)](indices, distances, *self._connect)
+        self._kernels.connect[-(-n_rows // ROWS_PER_BLOCK), ROWS_PER_BLOCK](n_rows, indices, distances, *self._connect)
         self._kernels.settle[n_rows, self._lanes](indices, *self._settle)
         return self._positions[:n_rows]
 
@@ -101,13 +100,18 @@ class LayoutKernels(NamedTuple):
     """Kernels for one number of neighbours and of components; see `layout_kernels`."""
 
     connect: Any
-    """For every row of a launch, one a thread: `indices` int32 [m, k], set to -1 for a training row that is unplaced,
+    """For the first `n_rows` rows, one a thread: `indices` int32 [m, k], set to -1 for a training row that is unplaced,
     or as far as `farthest`; `distances` float32 [m, k]; `unplaced` bool [n]; `farthest` float32; `embedding` float32
     [n, n_components]; `outside` float32 [n_components]; `n_neighbors`, `local_connectivity` float64. Writes
     `strengths` float32 [m, k] and `positions` float32 [m, n_components]; see `_fuzzy.connect`."""
     settle: Any
     """For every row of a launch, one a block of `lanes` threads: what `_mean_field.settle` takes, with the repulsion
     field as its three arrays. Moves `positions`."""
+
+
+def shared_bytes(n_neighbors: int, n_components: int, lanes: int) -> int:
+    """What the threads of `LayoutKernels.settle` have in common."""
+    return 4 * ((n_components + 1) * (lanes + 1) + n_components * n_neighbors + n_neighbors)
 
 
 @lru_cache
@@ -120,6 +124,7 @@ def layout_kernels(n_neighbors: int, n_components: int, lanes: int) -> LayoutKer
 
     @cuda.jit
     def connect(
+        n_rows: int,
         indices: Any,
         distances: Any,
         unplaced: Any,
@@ -132,16 +137,20 @@ def layout_kernels(n_neighbors: int, n_components: int, lanes: int) -> LayoutKer
         positions: Any,
     ) -> None:
         row = cuda.grid(1)
-        if row >= indices.shape[0]:
+        if row >= n_rows:
             return
         order = cuda.local.array(n_neighbors, np.int64)
-        ordered = cuda.local.array(n_neighbors, f32)
         for j in range(n_neighbors):
             index = indices[row, j]
             if index >= 0 and (unplaced[index] or distances[row, j] >= farthest):
                 indices[row, j] = -1
-        _fill_strengths(indices[row], distances[row], neighbors, local_connectivity, strengths[row])
-        _fill_start(indices[row], strengths[row], embedding, outside, order, ordered, positions[row])
+        fill_strengths(indices[row], distances[row], neighbors, local_connectivity, strengths[row])
+        n = order_by_index(indices[row], strengths[row], order)
+        # Not as the CPU's descent adds them up, whose seed the last bit decides: nothing is drawn here.
+        total = f32(0.0)
+        for j in range(n_neighbors):
+            total += strengths[row, j]
+        fill_start(indices[row], strengths[row], order[:n], total, embedding, outside, positions[row])
 
     @cuda.jit(device=True)
     def add_up(values: Any, n: int, sums: Any) -> None:

@@ -170,6 +170,11 @@ def kept_nodes(n_neighbors: int) -> int:
     return -(-2 * n_neighbors // 4) * 4
 
 
+def shared_bytes(n_neighbors: int) -> int:
+    """What the threads of `nearest_kernel` have in common."""
+    return 4 * kept_nodes(n_neighbors) * (2 + FAN_OUT)
+
+
 @cuda.jit
 def lowest_maxima(scores: Any, bias: Any, first: int, tree: Any) -> None:
     """Fill the lowest level for training rows from `first` on; a thread for each node (x) and query (y).

@@ -54,12 +54,15 @@ def connect(
     order = np.empty(indices.shape[1], np.intp)
     ordered = np.empty(indices.shape[1], np.float32)
     for row in range(indices.shape[0]):
-        _fill_strengths(indices[row], distances[row], n_neighbors, local_connectivity, strengths[row])
-        _fill_start(indices[row], strengths[row], embedding, outside, order, ordered, starts[row])
+        fill_strengths(indices[row], distances[row], n_neighbors, local_connectivity, strengths[row])
+        n = order_by_index(indices[row], strengths[row], order)
+        for i in range(n):
+            ordered[i] = strengths[row, order[i]]
+        fill_start(indices[row], strengths[row], order[:n], _pairwise_sum(ordered[:n]), embedding, outside, starts[row])
 
 
 @njit(nogil=True, cache=True)
-def _fill_strengths(
+def fill_strengths(
     indices: Ints, distances: Floats, n_neighbors: float, local_connectivity: float, strengths: Floats
 ) -> None:
     rho = _rho(distances, local_connectivity)
@@ -124,37 +127,32 @@ def _sigma(distances: Floats, rho: np.float32, n_neighbors: float) -> np.float32
 
 
 @njit(nogil=True, cache=True)
-def _fill_start(
+def fill_start(
     indices: Ints,
     strengths: Floats,
+    order: NDArray[np.intp],
+    total: np.float32,
     embedding: Floats,
     outside: Floats,
-    order: NDArray[np.intp],
-    ordered: Floats,
     start: Floats,
 ) -> None:
     """Mean of the neighbours by strength, or the training point itself where a strength is one.
 
-    Added up by ascending index, as a sorted sparse row is: the last bit of the start's first coordinate seeds
-    the descent.
+    Added up by ascending index (`order`, see `order_by_index`), as a sorted sparse row is: the last bit of the start's
+    first coordinate seeds the descent. `total` is the sum of the strengths.
     """
-    n = _order_by_index(indices, strengths, order)
-    if n == 0:
+    if order.shape[0] == 0:
         _copy(outside, start)
         return
-    for i in range(n):
-        ordered[i] = strengths[order[i]]
-    total = _pairwise_sum(ordered[:n])
     for d in range(start.shape[0]):
         start[d] = 0.0
-    for i in range(n):
-        neighbor = indices[order[i]]
-        if ordered[i] == 1.0:
-            _copy(embedding[neighbor], start)
+    for j in order:
+        if strengths[j] == 1.0:
+            _copy(embedding[indices[j]], start)
             return
-        share = ordered[i] / total
+        share = strengths[j] / total
         for d in range(start.shape[0]):
-            start[d] += share * embedding[neighbor, d]
+            start[d] += share * embedding[indices[j], d]
 
 
 @njit(nogil=True, cache=True)
@@ -165,7 +163,7 @@ def _copy(source: Floats, target: Floats) -> None:
 
 
 @njit(nogil=True, cache=True)
-def _order_by_index(indices: Ints, strengths: Floats, order: NDArray[np.intp]) -> int:
+def order_by_index(indices: Ints, strengths: Floats, order: NDArray[np.intp]) -> int:
     """Fill `order` with the positions of the connected neighbours by ascending index; returns how many."""
     n = 0
     for j in range(indices.shape[0]):

@@ -8,6 +8,7 @@ single precision for the exact distances), and some 270 bytes for each training 
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,14 +17,17 @@ import numpy as np
 from numba import cuda
 from numpy.typing import NDArray
 
+from . import _cuda_layout, _cuda_neighbors
 from ._cuda_layout import CudaLayout
 from ._cuda_neighbors import CudaNeighbors
 from ._exceptions import DeviceUnavailable, UnsupportedOnDevice
-from .neighbors import Neighbors
-from .umap import UmapTransform
+from .umap import UmapTransform, check_embeddings
 
-MOST_NEIGHBORS = 256
-"""What the memory of a block of threads has room for."""
+MOST_SHARED_BYTES = 49_152
+"""That the threads of a block have in common, on GPUs of any kind."""
+
+# A lone row cannot fill a GPU, and need not.
+warnings.filterwarnings("ignore", message="Grid size .* will likely result in GPU under-utilization")
 
 _ROWS = 1_024
 # 128 MiB of scores in half precision.
@@ -51,9 +55,9 @@ class CudaUmapTransform:
     Raises
     ------
     UnsupportedOnDevice
-        Another layout, or more than MOST_NEIGHBORS neighbours.
+        Another layout, or more neighbours and components than MOST_SHARED_BYTES have room for.
     DeviceUnavailable
-        CuPy or the device is missing.
+        CuPy or the device is missing, or has no room for the training data.
     """
 
     def __init__(
@@ -72,49 +76,36 @@ class CudaUmapTransform:
                 f"the layout is {umap.parameters.layout!r}, and a GPU computes 'mean_field' only. "
                 "Convert the model with --layout mean_field, or serve it on the CPU."
             )
-        if umap.parameters.n_neighbors > MOST_NEIGHBORS:
-            raise UnsupportedOnDevice(
-                f"UMAP has n_neighbors = {umap.parameters.n_neighbors}, and a GPU has room for {MOST_NEIGHBORS}. "
-                "Serve the model on the CPU."
-            )
-        self.parameters = umap.parameters
-        self._umap = umap
+        p = self.parameters = umap.parameters
+        self.dim, self.n_components = umap.dim, umap.n_components
+        _require_shared_memory(p.n_neighbors, self.n_components, lanes)
+        self._metric = umap.neighbors.metric
         self._lock = threading.Lock()
         self._device = device
         self._xp = xp or _cupy(device)
         self._rows = rows
-        p = umap.parameters
-        with self._on_device():
-            self._neighbors = CudaNeighbors(
-                umap.neighbors.rows(),
-                umap.neighbors.metric,
-                p.n_neighbors,
-                self._xp,
-                half_precision=umap.neighbors.half_precision,
-                most_rows=rows,
-                tile=tile,
-                threads=threads,
-            )
-            self._layout = CudaLayout(umap, self._xp, rows, lanes)
-
-    @property
-    def neighbors(self) -> Neighbors:
-        """Finds the same neighbours on the CPU, as far as it finds them all."""
-        return self._umap.neighbors
-
-    @property
-    def dim(self) -> int:
-        """Dimensions of an embedding."""
-        return self._umap.dim
-
-    @property
-    def n_components(self) -> int:
-        """Dimensions of a place."""
-        return self._umap.n_components
+        try:
+            with self._on_device():
+                self._neighbors = CudaNeighbors(
+                    umap.neighbors.rows(),
+                    self._metric,
+                    p.n_neighbors,
+                    self._xp,
+                    half_precision=umap.neighbors.half_precision,
+                    most_rows=rows,
+                    tile=tile,
+                    threads=threads,
+                )
+                self._layout = CudaLayout(umap, self._xp, rows, lanes)
+        except MemoryError as error:
+            raise DeviceUnavailable(
+                f"GPU {device} has no room for the training data ({error}). Each model that runs UMAP holds its own. "
+                "Take a GPU with more memory, or convert the model with --device cpu."
+            ) from error
 
     def check(self, embeddings: NDArray[Any]) -> None:
         """Raise InvalidInput unless `transform` has an answer; see `check_embeddings`."""
-        self._umap.check(embeddings)
+        check_embeddings(embeddings, self.dim, self._metric)
 
     def transform(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
         """Place embeddings; see `UmapTransform.transform`.
@@ -150,16 +141,30 @@ class CudaUmapTransform:
             yield
 
 
+def _require_shared_memory(n_neighbors: int, n_components: int, lanes: int) -> None:
+    needed = max(_cuda_neighbors.shared_bytes(n_neighbors), _cuda_layout.shared_bytes(n_neighbors, n_components, lanes))
+    if needed > MOST_SHARED_BYTES:
+        raise UnsupportedOnDevice(
+            f"UMAP has n_neighbors = {n_neighbors} and n_components = {n_components}, for which threads share "
+            f"{needed:,} bytes, and a GPU has {MOST_SHARED_BYTES:,}. Serve the model on the CPU."
+        )
+
+
 def _cupy(device: int) -> Any:
     try:
+        from cuda.pathfinder import load_nvidia_dynamic_lib
+
+        # CuPy up to 13 does not look where pip installs them.
+        for library in ("nvrtc", "cublas"):
+            load_nvidia_dynamic_lib(library)
         import cupy
 
         n_devices = cupy.cuda.runtime.getDeviceCount()
     except Exception as error:  # the module or a library is missing, or the driver has no device
         raise DeviceUnavailable(
             f"GPU {device} cannot be used ({type(error).__name__}: {error}). Install the GPU's libraries with "
-            "`pip install 'bertopic-inference[gpu]'` on a machine with an NVIDIA driver, or convert the model with "
-            "--device cpu."
+            "`pip install 'bertopic-inference[gpu]' 'onnxruntime-gpu[cuda,cudnn]'` on a machine with an NVIDIA driver, "
+            "or convert the model with --device cpu."
         ) from error
     if device >= n_devices:
         raise DeviceUnavailable(

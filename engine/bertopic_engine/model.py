@@ -8,7 +8,6 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from .neighbors import Neighbors
 from .storage import load_json, verify_files
 from .topics import TopicPredictor
 from .umap import SETTINGS, UmapParameters, UmapTransform
@@ -27,9 +26,6 @@ class Transform(Protocol):
     """What places embeddings: `UmapTransform`, or one of its like on a GPU."""
 
     parameters: UmapParameters
-
-    @property
-    def neighbors(self) -> Neighbors: ...
 
     @property
     def dim(self) -> int: ...

@@ -107,7 +107,7 @@ def environment_of_image(folder: Path) -> dict[str, str]:
 
 def share_compiled_code(environment: dict[str, str]) -> None:
     """Have what numba compiled for other tests where the image keeps it, rather than wait for it again."""
-    ask = "from bertopic_engine import _fuzzy; print(_fuzzy._fill_start.stats.cache_path)"
+    ask = "from bertopic_engine import _fuzzy; print(_fuzzy.fill_start.stats.cache_path)"
     run = subprocess.run([sys.executable, "-c", ask], env=environment, capture_output=True, text=True, check=True)
     source = Path(bertopic_engine.__file__).parent / "__pycache__"
     shutil.copytree(source, run.stdout.strip(), dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.pyc"))

@@ -126,7 +126,7 @@ def test_a_missing_gpu_is_named() -> None:
 
 @pytest.mark.parametrize(
     ("changes", "words"),
-    [({"layout": "sgd"}, "'sgd'.*--layout mean_field"), ({"n_neighbors": 257}, "n_neighbors = 257.*256")],
+    [({"layout": "sgd"}, "'sgd'.*--layout mean_field"), ({"n_neighbors": 342}, "n_neighbors = 342.*49,248 .*49,152")],
     ids=lambda value: str(value),
 )
 def test_what_a_gpu_cannot_compute_is_refused(changes: dict[str, Any], words: str) -> None:
@@ -135,8 +135,8 @@ def test_what_a_gpu_cannot_compute_is_refused(changes: dict[str, Any], words: st
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
-def test_on_a_gpu(metric: str) -> None:
+@pytest.mark.parametrize(("metric", "n_neighbors"), [("cosine", 15), ("euclidean", 15), ("cosine", 200)])
+def test_on_a_gpu(metric: str, n_neighbors: int) -> None:
     generator = np.random.default_rng(0)
     centers, places = generator.normal(size=(40, 96)), 10 * generator.normal(size=(40, 5))
     cluster = generator.integers(0, 40, 90_000)
@@ -146,12 +146,15 @@ def test_on_a_gpu(metric: str) -> None:
     umap = UmapTransform(
         embedding,
         ExactNeighbors(data, metric),
-        UmapParameters(15, 1.58, 0.9, 100, (1, 2, 3)),
+        UmapParameters(n_neighbors, 1.58, 0.9, 100, (1, 2, 3)),
         centroids(embedding, 512),
     )
     on_gpu = CudaUmapTransform(umap)
+    # Before any full batch, and no whole number of blocks.
+    few = on_gpu.transform(x[:100])
     places_of_gpu = on_gpu.transform(x)
     close = np.abs(places_of_gpu - umap.transform(x)).max(axis=1) < CLOSE
     assert close.mean() >= 0.999
+    assert few.tobytes() == places_of_gpu[:100].tobytes()
     assert on_gpu.transform(x[::-1])[::-1].tobytes() == places_of_gpu.tobytes()
     assert on_gpu.transform(x[1_500:1_501]).tobytes() == places_of_gpu[1_500:1_501].tobytes()
