@@ -90,13 +90,16 @@ class OnnxEncoder:
         try:
             session = onnxruntime.InferenceSession(path, options, providers=providers)
         except Exception as error:  # ONNX Runtime's exceptions have no common base
-            raise UnreadableEmbedder(f"{path} is missing or damaged ({error}). Convert the model again.") from error
+            cause = "missing or damaged" if gpu is None else f"missing, damaged, or too large for CUDA device {gpu}"
+            raise UnreadableEmbedder(f"{path} is {cause} ({error}). Convert the model again.") from error
         # Where CUDA does not start, ONNX Runtime takes the CPU with no more than a warning.
         if gpu is not None and _CUDA not in (started := session.get_providers()):
             raise UnavailableDevice(
                 f"CUDA device {gpu} was asked for, and ONNX Runtime started {', '.join(started)} only; its warning "
                 f"says why. onnxruntime-gpu {onnxruntime.__version__} needs NVIDIA's driver, CUDA and cuDNN."
             )
+        # A call that fails would be repeated on the CPU, and so would all after it.
+        session.disable_fallback()
         return cls(session)
 
 
