@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +167,7 @@ def machine() -> dict[str, Any]:
     import numba
     from bertopic_engine.threads import available_threads
 
+    versions = {distribution.name: distribution.version for distribution in distributions()}
     return {
         "cpu": processor(),
         "cores": len(os.sched_getaffinity(0)),
@@ -174,7 +175,7 @@ def machine() -> dict[str, Any]:
         "engine_threads": available_threads(),
         "library_threads": numba.get_num_threads(),
         "python": platform.python_version(),
-        "libraries": {name: version(name) for name in _LIBRARIES},
+        "libraries": {name: versions[name] for name in _LIBRARIES if name in versions},
     }
 
 

@@ -2,19 +2,20 @@
 
     python benchmarks/gpu.py [--training-rows 18000 500000 5000000] [--repository DIR] [--out benchmarks/results]
 
-Sections, each skipped with a line that says why where something for it is missing:
+Sections, each skipped with a line that says why where something for it is missing. What one has measured is kept
+whatever happens to the next:
 
 - floors: bytes a second that a copy on the device moves, and operations a second of a product of large matrices in
   half precision;
 - engine: embeddings to reduced coordinates at each number of training rows and each batch, beside cuML's transform of
-  the same arrays, and as a share of the floor: the longer of reading all training rows once in half precision, and
-  of the operations of comparing with all of them;
+  the same arrays (with the epochs and the random numbers that cuML takes by itself), and as a share of the floor: the
+  longer of reading all training rows once in half precision, and of the operations of comparing with all of them;
 - agreement: topics of the CPU's engine, with exact neighbours, and of the GPU's, on held-out rows;
 - embedder: sentences of 14 tokens a second: fp32 and fp16 by CUDA, fp16 by TensorRT, and sentence-transformers in half
   precision on the same GPU;
-- served: a repository that `convert --device gpu` wrote, by tritonserver: 64 requests of 1,024 embeddings in flight,
-  beside UMAP on the GPU and HDBSCAN on the CPU, each alone and in process; and 64 requests of 64 sentences, beside the
-  faster of the fp16 embedders in process.
+- served: a repository that `convert --device gpu` wrote, by tritonserver, asked by four processes: 64 requests of
+  1,024 embeddings in flight, beside UMAP on the GPU and HDBSCAN on the CPU, each alone and in process; and 64 requests
+  of 64 sentences, beside the same embedder in process.
 
 Training rows are synthetic (see `_models.py`): what a search by comparison costs does not depend on them.
 """
@@ -27,8 +28,11 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from multiprocessing import get_context
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +51,8 @@ TOPICS, COMPONENTS, CENTERS = 500, 5, 1_024
 SENTENCE = "the quick brown fox jumps over the lazy dog near the river"
 SENTENCES = 16_384
 IN_FLIGHT, ROWS_A_REQUEST, SENTENCES_A_REQUEST, SERVED_SECONDS = 64, 1_024, 64, 10.0
+# Processes that share out what is in flight, so that none of them is what is measured.
+CLIENTS = 4
 # TensorRT builds its engines meanwhile.
 READY_SECONDS = 1_800.0
 # (training rows, batch) -> rows a second on one H100
@@ -79,37 +85,64 @@ class Measured:
     batch: int
     rows_per_second: float
     over_cuml: float | None
-    share_of_floor: float
+    share_of_floor: float | None
 
 
 def main() -> None:
     arguments = _arguments()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    results: dict[str, Any] = {"date": time.strftime("%Y-%m-%d"), "machine": machine()}
-    with _section("floors"):
+    measured = Sections({"date": time.strftime("%Y-%m-%d"), "machine": machine()}, arguments.out)
+    floors: Floors | None = None
+    with measured.section("floors") as results:
         results["device"], floors = _device(), _floors()
         results["floors"] = asdict(floors)
         console.print(
             f"{results['device']}: {floors.bytes_per_second / 1e12:.2f} TB/s, "
             f"{floors.operations_per_second / 1e12:.0f} TFLOP/s"
         )
-        with _section("engine"):
-            measured = [m for n in arguments.training_rows for m in _engine(n, floors)]
-            _print_engine(measured)
-            results["engine"] = [asdict(m) for m in measured]
-    with _section("agreement"):
+    for training_rows in arguments.training_rows:
+        with measured.section(f"engine, {training_rows:,} training rows") as results:
+            rates = _engine(training_rows, floors)
+            _print_engine(rates)
+            results.setdefault("engine", []).extend(asdict(rate) for rate in rates)
+    with measured.section("agreement") as results:
         results["agreement"] = _agreement(arguments.folder)
         console.print(f"the same topic on CPU and GPU: {results['agreement']:.2%}")
-    with _section("embedder"):
+    with measured.section("embedder") as results:
         results["sentences_per_second"] = _embedder(arguments.folder)
         console.print(results["sentences_per_second"])
     if arguments.repository:
-        with _section("served"):
+        with measured.section("served") as results:
             results["served"] = _served(arguments.repository, results.get("sentences_per_second", {}))
             console.print(results["served"])
-    if arguments.out:
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        (arguments.out / "gpu.json").write_text(json.dumps(results, indent=2) + "\n")
+    if measured.failed:
+        raise SystemExit(f"failed: {'; '.join(measured.failed)}")
+
+
+@dataclass
+class Sections:
+    """What was measured so far, written to `out` after each section."""
+
+    results: dict[str, Any]
+    out: Path | None
+    failed: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def section(self, name: str) -> Iterator[dict[str, Any]]:
+        """Measure what is inside, or say what is missing or went wrong."""
+        from bertopic_embedder import EmbedderError
+        from bertopic_engine import DeviceError
+
+        try:
+            yield self.results
+        except (ImportError, DeviceError, EmbedderError) as error:
+            console.print(f"{name}: skipped, {error}", markup=False)
+        except Exception:  # from a dozen libraries, on a machine that is lent by the minute
+            console.print_exception()
+            self.failed.append(name)
+        if self.out:
+            self.out.mkdir(parents=True, exist_ok=True)
+            (self.out / "gpu.json").write_text(json.dumps(self.results, indent=2) + "\n")
 
 
 def _arguments() -> argparse.Namespace:
@@ -119,18 +152,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, default=Path(".bench"), help="keeps what is made once")
     parser.add_argument("--out", type=Path, help="folder for gpu.json")
     return parser.parse_args()
-
-
-@contextmanager
-def _section(name: str) -> Iterator[None]:
-    """Measure what is inside, or say what is missing."""
-    from bertopic_embedder import EmbedderError
-    from bertopic_engine import DeviceError
-
-    try:
-        yield
-    except (ImportError, DeviceError, EmbedderError) as error:
-        console.print(f"{name}: skipped, {error}", markup=False)
 
 
 def _device() -> str:
@@ -145,7 +166,8 @@ def _floors() -> Floors:
 
     source = cupy.ones(2**30, cupy.uint8)
     target = cupy.empty_like(source)
-    matrix = cupy.ones((8_192, 8_192), cupy.float16)
+    # Of random numbers, which heat the device as real ones do.
+    matrix = cupy.asarray(np.random.default_rng(0).standard_normal((8_192, 8_192), np.float32).astype(np.float16))
     product = cupy.empty_like(matrix)
     timings = in_turn(
         1,
@@ -170,7 +192,7 @@ def _finished(call: Callable[[], Any]) -> Callable[[], None]:
     return until_done
 
 
-def _engine(training_rows: int, floors: Floors) -> list[Measured]:
+def _engine(training_rows: int, floors: Floors | None) -> list[Measured]:
     import cupy
     from bertopic_engine.cuda import CudaUmapTransform
 
@@ -191,7 +213,7 @@ def _engine(training_rows: int, floors: Floors) -> list[Measured]:
                 batch,
                 batch / seconds,
                 _ratio(timings),
-                floors.seconds(training_rows, batch, rows.shape[1]) / seconds,
+                floors and floors.seconds(training_rows, batch, rows.shape[1]) / seconds,
             )
         )
     del transforms
@@ -229,11 +251,18 @@ def _umap(training_rows: int) -> tuple[Any, Rows]:
 
 def _cuml(umap: Any) -> Any:
     import cuml  # noqa: F401
+    import cupy
     from bertopic_engine.cuml import LAYOUT, CumlTransform
 
-    return CumlTransform(
+    # cuML has CuPy take memory from RMM, which asks the driver each time: not for our share of the work.
+    cupy.cuda.set_allocator(cupy.get_default_memory_pool().malloc)
+    transform = CumlTransform(
         umap.layout_arrays()["embedding"], umap.neighbors.rows(), "cosine", umap.parameters._replace(layout=LAYOUT)
     )
+    model, _ = transform._on_gpu
+    # A seed has cuML add up in a fixed order; it takes fewer epochs for large batches unless told how many.
+    model.random_state = model.n_epochs = None
+    return transform
 
 
 def _print_engine(measured: list[Measured]) -> None:
@@ -247,7 +276,7 @@ def _print_engine(measured: list[Measured]) -> None:
             f"{m.batch:,}",
             f"{m.rows_per_second:,.0f}",
             "" if m.over_cuml is None else f"{m.over_cuml:.1f}x",
-            f"{m.share_of_floor:.0%}",
+            "" if m.share_of_floor is None else f"{m.share_of_floor:.0%}",
             "" if target is None else f"{target:,}",
         )
     console.print(table)
@@ -280,7 +309,9 @@ def _embedder(folder: Path) -> dict[str, float]:
     for precision in ("fp32", "fp16"):
         exported = folder / f"minilm_{precision}_gpu"
         if not exported.is_dir():
-            export(str(minilm()), exported, precision=precision, device="gpu")
+            unfinished = folder / f"{exported.name}.unfinished"
+            export(str(minilm()), unfinished, precision=precision, device="gpu")
+            unfinished.rename(exported)
         embedder = Embedder.load(exported, gpu=0)
         ways[f"{precision}, CUDA"] = _embed(embedder)
     try:
@@ -325,9 +356,8 @@ def _served(repository: Path, sentences_per_second: dict[str, float]) -> dict[st
     import bertopic_engine
     from bertopic_server import Address, TritonServer
 
+    x = _new_rows(repository, IN_FLIGHT * ROWS_A_REQUEST)
     model = bertopic_engine.load(repository, device=0)
-    rng = np.random.default_rng(0)
-    x = rng.standard_normal((IN_FLIGHT * ROWS_A_REQUEST, model.umap.dim), np.float32)
     reduced = model.umap.transform(x)
     timings = in_turn(
         len(x),
@@ -336,24 +366,52 @@ def _served(repository: Path, sentences_per_second: dict[str, float]) -> dict[st
     )
     rates = {name: 1e6 / timing.us_per_row for name, timing in timings.items()}
     with TritonServer(repository, Address.on_free_ports(), ready_timeout=READY_SECONDS) as server:
-        rates["embeddings served"] = asyncio.run(_load(server.address.grpc_url, np.split(x, IN_FLIGHT)))
+        rates["embeddings served"] = _load(server.address.grpc_url, np.split(x, IN_FLIGHT))
         texts = [[SENTENCE] * SENTENCES_A_REQUEST] * IN_FLIGHT
-        rates["texts served"] = asyncio.run(_load(server.address.grpc_url, texts))
+        rates["texts served"] = _load(server.address.grpc_url, texts)
     rates["embeddings: share of the slower"] = rates["embeddings served"] / min(rates["UMAP"], rates["HDBSCAN"])
-    ours = [rate for name, rate in sentences_per_second.items() if name.startswith("fp16")]
-    if ours:
-        rates["texts: share of the embedder"] = rates["texts served"] / max(ours)
+    by_triton = 'backend: "onnxruntime"' in (repository / "BERTopic-bert" / "config.pbtxt").read_text()
+    in_process = sentences_per_second.get("fp16, TensorRT" if by_triton else "fp16, CUDA")
+    if in_process:
+        rates["texts: share of the embedder"] = rates["texts served"] / in_process
     return rates
 
 
-async def _load(url: str, requests: Sequence[Any]) -> float:
+def _new_rows(repository: Path, n_rows: int) -> Rows:
+    """Rows that lie among the training rows as new texts do."""
+    from bertopic_converters._fidelity import surrogates
+    from bertopic_engine.neighbors import ExactNeighbors, load_neighbors
+
+    rows = load_neighbors(repository / "BERTopic-umap" / "1").rows()
+    rows = rows[np.isfinite(rows).all(axis=1)]
+    return surrogates(rows, ExactNeighbors(rows, "euclidean"), N_NEIGHBORS, n_rows)
+
+
+def _load(url: str, requests: Sequence[Any]) -> float:
     """Rows a second, each request sent again as soon as it is answered."""
+    context = get_context("spawn")
+    shares = [requests[i::CLIENTS] for i in range(CLIENTS)]
+    with ProcessPoolExecutor(CLIENTS, context, _share, (context.Barrier(CLIENTS),)) as clients:
+        return sum(clients.map(_client, [url] * CLIENTS, shares))
+
+
+def _share(barrier: Barrier) -> None:
+    global together
+    together = barrier
+
+
+def _client(url: str, requests: Sequence[Any]) -> float:
+    return asyncio.run(_ask_on(url, requests))
+
+
+async def _ask_on(url: str, requests: Sequence[Any]) -> float:
     from bertopic_client import AsyncTopicClient
 
     answered = 0
 
-    async with AsyncTopicClient(url) as client:
+    async with AsyncTopicClient(url, max_in_flight=len(requests)) as client:
         await asyncio.gather(*(client.predict(request) for request in requests))
+        together.wait()
         started = time.perf_counter()
 
         async def ask(request: Any) -> None:
