@@ -126,6 +126,9 @@ def test_the_image_for_gpus_holds_the_serving_half_for_one_cuda(installed: dict[
     assert versions["numpy"].startswith("1.")
     majors = {match[1] for name in versions if (match := re.search(r"-cu(?:da)?(\d\d)x?$", name))}
     assert majors == {versions["cuda-toolkit"].split(".")[0]}
+    release = versions["cuda-toolkit"].rpartition(".")[0]
+    compilers = {name: versions[f"nvidia-{name}"] for name in ("cuda-nvrtc", "nvvm", "nvjitlink")}
+    assert all(version.startswith(f"{release}.") for version in compilers.values()), compilers
 
 
 def test_the_pins_are_those_of_the_base_image() -> None:
