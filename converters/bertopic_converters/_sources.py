@@ -47,6 +47,15 @@ def read_source(model: Any, *, trust_pickle: bool = False) -> SourceModel:
     if not isinstance(model, str | Path):
         return _from_bertopic(model, {"kind": "object", "class": _class_name(model)})
     path = Path(model).expanduser()
+    try:
+        return _from_path(path, trust_pickle)
+    except OSError as error:
+        raise UnreadableModel(
+            f"{path} cannot be read ({error.strerror}). Give a model that this user may read."
+        ) from error
+
+
+def _from_path(path: Path, trust_pickle: bool) -> SourceModel:
     if not path.exists():
         raise UnreadableModel(f"{path} does not exist. Give a pickled BERTopic model or a folder that holds one.")
     if path.is_dir() and any((path / name).is_file() for name in THREE_PICKLES):

@@ -73,8 +73,7 @@ def read_umap_for_cuml(umap_model: Any) -> CumlTransform:
 def _parameters(umap_model: Any, layout: str) -> UmapParameters:
     from bertopic_engine.umap import UmapParameters
 
-    _check_class(umap_model)
-    _check_options(umap_model)
+    require_supported(umap_model)
     disconnection_distance = float(umap_model._disconnection_distance)
     return UmapParameters(
         n_neighbors=int(umap_model._n_neighbors),
@@ -89,6 +88,12 @@ def _parameters(umap_model: Any, layout: str) -> UmapParameters:
         disconnection_distance=disconnection_distance if np.isfinite(disconnection_distance) else None,
         layout=layout,
     )
+
+
+def require_supported(umap_model: Any) -> None:
+    """Raise UnsupportedModel unless `read_umap` can read it."""
+    _check_class(umap_model)
+    _check_options(umap_model)
 
 
 def _check_class(model: Any) -> None:

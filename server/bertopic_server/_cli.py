@@ -10,6 +10,7 @@ from collections.abc import Callable
 from enum import Enum
 from functools import wraps
 from pathlib import Path
+from shlex import quote
 from types import FrameType
 from typing import Annotated, Any, ParamSpec, TypeVar
 
@@ -145,7 +146,11 @@ def convert(
         typer.Option("--trust-pickle", help="Allow the model's file to run code, which reading it does."),
     ] = False,
     layout: Annotated[
-        Layout, typer.Option(help="How UMAP lays out new rows: where its descent is expected to end, or by descending.")
+        Layout,
+        typer.Option(
+            help="How UMAP lays out new rows: where its descent is expected to end, by descending (sgd), or as cuML "
+            "transforms (on a GPU)."
+        ),
     ] = Layout.mean_field,
     neighbors: Annotated[
         Neighbors, typer.Option(help="How near training rows are found: auto takes an index for large models.")
@@ -156,13 +161,13 @@ def convert(
     ] = Precision.auto,
     embedder_backend: Annotated[Backend, typer.Option(help="What runs the embedder in Triton.")] = Backend.auto,
     tensorrt_cache: Annotated[
-        Path, typer.Option(help="Folder on a GPU's server for the engines that TensorRT builds.")
+        Path, typer.Option(help="Folder on a GPU's server for the engines that TensorRT builds: an absolute path.")
     ] = TENSORRT_CACHE,
     execution_env: Annotated[
         Path | None,
         typer.Option(help="What `pack-env` wrote, for the python models to run in; below /opt it is the server's."),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=0, help="Runs of BERTopic to compare with; 0 for none.")] = 8,
+    seeds: Annotated[int, typer.Option(help="Runs of BERTopic to compare with: 0 (not measured), or at least 2.")] = 8,
 ) -> None:
     """Turn a trained BERTopic model into a Triton model repository."""
     from bertopic_converters import convert
@@ -170,7 +175,7 @@ def convert(
     from ._fidelity_table import in_short
 
     with steps(console) as progress:
-        convert(
+        out = convert(
             model,
             out,
             embedder=embedder,
@@ -186,8 +191,13 @@ def convert(
             trust_pickle=trust_pickle,
             progress=progress,
         )
-    console.print(in_short(out, name), highlight=False)
-    console.print(f"Wrote {out}. Serve it with: [bold]bertopic-inference serve {out}[/]", highlight=False)
+    if measured := in_short(out, name):
+        console.print(measured, highlight=False)
+    console.print(
+        f"Wrote {_escaped(str(out))}. Serve it with: [bold]bertopic-inference serve {_escaped(quote(str(out)))}[/]",
+        soft_wrap=True,
+        highlight=False,
+    )
 
 
 @app.command()

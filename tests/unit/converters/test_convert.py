@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+import tarfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import bertopic_engine
@@ -21,10 +24,13 @@ from bertopic_converters import (
     UntrustedPickle,
     convert,
 )
+from bertopic_converters._convert import _environment, _replacing, _write_manifest
 from bertopic_embedder import Embedder, OnnxEncoder, Tokenizer, UnsupportedEmbedder
 from bertopic_engine.neighbors import ExactNeighbors
+from bertopic_server._cli import app
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup
+from typer.testing import CliRunner
 
 Convert = Callable[..., Path]
 MODELS = ["bert", "embedder", "hdbscan", "inference", "text", "tokenizer", "topics", "umap"]
@@ -160,10 +166,15 @@ def test_a_pickle_gives_what_the_object_gives(
     assert {name for name in expected if expected[name] != found[name]} == {"manifest.json"}
 
 
-def test_three_pickles(trained: Any, three_pickles: Path, repository: Path, convert_model: Convert, tmp_path: Path):
+def test_three_pickles(trained: Any, three_pickles: Path, repository: Path, minilm: Path, tmp_path: Path) -> None:
+    converted = tmp_path / "my [models]"
     with pytest.raises(UntrustedPickle, match="runs whatever code"):
-        convert_model(three_pickles, tmp_path / "out")
-    converted = convert_model(three_pickles, tmp_path / "out", trust_pickle=True)
+        convert(three_pickles, converted, embedder=str(minilm))
+    arguments = ["--embedder", minilm, "--out", converted, "--trust-pickle", "--seeds", 0]
+    done = CliRunner().invoke(app, ["convert", *map(str, [three_pickles, *arguments])])
+    *_, last_but_one, last = done.stdout.splitlines()
+    assert last_but_one.strip()
+    assert last == f"Wrote {converted}. Serve it with: bertopic-inference serve '{converted}'"
     expected = bertopic_engine.load(repository).predict(trained.embeddings)
     found = bertopic_engine.load(converted).predict(trained.embeddings)
     np.testing.assert_array_equal(found.topics, expected.topics)
@@ -172,19 +183,51 @@ def test_three_pickles(trained: Any, three_pickles: Path, repository: Path, conv
     assert topics[17]["size"] == trained.model.topic_sizes_[17]
 
 
-def test_several_models_share_a_repository(trained: Any, fresh_model: Any, convert_model: Convert, tmp_path: Path):
-    out = convert_model(trained.model, tmp_path / "out", name="First")
+def test_several_models_share_a_repository(
+    trained: Any, repository: Path, fresh_model: Any, convert_model: Convert, tmp_path: Path
+) -> None:
+    out = shutil.copytree(repository, tmp_path / "out")
     before = content(out)
     fresh_model.set_topic_labels({0: "changed"})
-    convert_model(fresh_model, out, name="Second")
+    convert_model(fresh_model, out, name="Second", seeds=0)
     assert config(out, "Second-text").name == "Second-text"
     after = content(out)
     assert {name: after[name] for name in before if name != "manifest.json"} == {
         name: before[name] for name in before if name != "manifest.json"
     }
-    assert bertopic_engine.load(out, "First").predict(trained.embeddings[:2])
-    with pytest.raises(bertopic_engine.StorageError, match="First, Second"):
+    assert bertopic_engine.load(out).predict(trained.embeddings[:2])
+    with pytest.raises(bertopic_engine.StorageError, match="BERTopic, Second"):
         bertopic_engine.load(out, "Third")
+
+
+def test_converting_again_replaces(repository: Path, fresh_model: Any, convert_model: Convert, tmp_path: Path) -> None:
+    out = shutil.copytree(repository, tmp_path / "out")
+    fresh_model.set_topic_labels({0: "changed"})
+    convert_model(fresh_model, out, seeds=0)
+    assert "changed" in [topic["label"] for topic in topics_of(out)]
+    bertopic_engine.storage.verify_files(out)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def written(out: Path, name: str, text: str, together: Callable[[], object] = lambda: None) -> None:
+    """A repository with one small file, put in the place of `out` once all writers are done `together`."""
+    with _replacing(out, name, lambda step: None) as root:
+        (root / f"{name}-text").mkdir()
+        (root / f"{name}-text" / "config.pbtxt").write_text(text)
+        _write_manifest(root, name)
+        together()
+
+
+def test_models_converted_at_the_same_time_all_stay(tmp_path: Path) -> None:
+    out, names = tmp_path / "out", [f"Model{i}" for i in range(8)]
+    writers = Barrier(len(names), timeout=60)
+    with ThreadPoolExecutor(len(names)) as pool:
+        for text in ("before", "after"):
+            list(pool.map(lambda name, text=text: written(out, name, text, writers.wait), names))
+    written(out, "Model3", "again")
+    expected = {f"{name}-text/config.pbtxt": b"again" if name == "Model3" else b"after" for name in names}
+    assert {file: data for file, data in content(out).items() if file != "manifest.json"} == expected
+    bertopic_engine.storage.verify_files(out)
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "python"])
@@ -206,7 +249,7 @@ def test_the_embedder_backend_can_be_chosen(trained: Any, convert_model: Convert
 def test_conversion_for_a_gpu_needs_none(trained: Any, convert_model: Convert, minilm: Path, tmp_path: Path) -> None:
     from sentence_transformers import SentenceTransformer
 
-    (tmp_path / "env.tar.gz").touch()
+    tarfile.open(tmp_path / "env.tar.gz", "w:gz").close()
     options = {"device": "gpu", "execution_env": tmp_path / "env.tar.gz", "seeds": 0}
     out = convert_model(trained.model, tmp_path / "out", **options)
     manifest = json.loads((out / "manifest.json").read_text())["models"]["BERTopic"]
@@ -229,8 +272,21 @@ def test_conversion_for_a_gpu_needs_none(trained: Any, convert_model: Convert, m
         pytest.param(
             {"execution_env": "nowhere/env.tar.gz"}, r"nowhere/env\.tar\.gz.*pack-env.*/opt", id="environment"
         ),
-        pytest.param({"device": "gpu", "layout": "sgd"}, "'sgd'.*--layout mean_field", id="layout"),
-        pytest.param({"device": "gpu", "precision": "int8"}, "fp32, fp16 for device 'gpu'", id="precision"),
+        pytest.param({"execution_env": ""}, "''.*shell", id="an empty path"),
+        pytest.param(
+            {"execution_env": "/opt/my env"}, "'/opt/my env'.*shell", id="a path for which a shell needs quotes"
+        ),
+        pytest.param({"execution_env": "/opt/../etc"}, r"/etc.*bin/activate.*pack-env", id="no environment"),
+        pytest.param({"execution_env": __file__}, r"test_convert.*tar archive", id="no archive"),
+        pytest.param({"device": "gpu", "layout": "sgd"}, "'sgd'.*--layout mean_field", id="layout for a GPU"),
+        pytest.param({"device": "gpu", "precision": "int8"}, "fp32, fp16 for device 'gpu'", id="precision for a GPU"),
+        pytest.param({"layout": "x"}, "'x'.*mean_field, sgd, cuml", id="layout"),
+        pytest.param({"neighbors": "approx"}, "'approx'.*auto, exact", id="neighbors"),
+        pytest.param({"embedder_backend": "tensorrt"}, "'tensorrt'.*auto, onnxruntime, python", id="backend"),
+        pytest.param(
+            {"device": "gpu", "tensorrt_cache": "engines"}, "engines, is not an absolute", id="engines' folder"
+        ),
+        pytest.param({"tensorrt_cache": "/engines"}, "/engines.*--device gpu", id="engines without a GPU"),
     ],
 )
 def test_what_no_server_could_use_is_refused_at_once(tmp_path: Path, options: dict[str, Any], message: str) -> None:
@@ -243,12 +299,21 @@ def test_an_environment_that_only_the_server_has(tmp_path: Path) -> None:
         convert(tmp_path / "no model", tmp_path / "out", embedder="", execution_env="/opt/not-here.tar.gz")
 
 
+def test_an_unpacked_environment_becomes_an_absolute_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "env" / "bin").mkdir(parents=True)
+    (tmp_path / "env" / "bin" / "activate").touch()
+    monkeypatch.chdir(tmp_path)
+    assert _environment("env/../env") == str(tmp_path / "env")
+
+
 def test_a_failure_leaves_what_was_there(trained: Any, repository: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     shutil.copytree(repository, out)
     before = content(out)
+    steps: list[str] = []
     with pytest.raises(Exception, match="no-such-model"):
-        convert(trained.model, out, embedder=str(tmp_path / "no-such-model"))
+        convert(trained.model, out, embedder=str(tmp_path / "no-such-model"), progress=steps.append)
+    assert not any("UMAP" in step for step in steps)
     assert content(out) == before
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
@@ -258,6 +323,39 @@ def test_an_output_that_is_something_else_is_refused(trained: Any, convert_model
     with pytest.raises(OutputError, match=r"manifest\.json"):
         convert_model(trained.model, tmp_path)
     assert content(tmp_path) == {"thesis.tex": b"years of work"}
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        pytest.param(
+            lambda out: _file(out, b"{", "manifest.json"), "manifest.json is not readable JSON", id="manifest"
+        ),
+        pytest.param(lambda out: (out / "Old-text" / "config.pbtxt").unlink(), "config.pbtxt is missing", id="file"),
+    ],
+)
+def test_a_damaged_output_is_refused_before_the_model_is_read(
+    tmp_path: Path, damage: Callable[[Path], object], message: str
+) -> None:
+    written(tmp_path / "out", "Old", "")
+    damage(tmp_path / "out")
+    with pytest.raises(OutputError, match=rf"{message}[^.]*\. Remove .*out, or give another --out\.$"):
+        convert(tmp_path / "no model is read", tmp_path / "out", embedder="")
+
+
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [("../file", "file exists and is not"), ("../file/out", r"cannot write to \.\./file"), (".", "cannot be replaced")],
+    ids=["a file", "in a file", "the current folder"],
+)
+def test_an_output_that_cannot_be_written_is_refused_before_the_model_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str, message: str
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(OutputError, match=message):
+        convert(tmp_path / "no model is read", out, embedder="")
 
 
 def test_embedder_and_umap_must_fit(trained: Any, fresh_model: Any, convert_model: Convert, tmp_path: Path) -> None:
@@ -305,6 +403,7 @@ def test_safetensors_without_umap_is_refused(trained: Any, convert_model: Conver
     ("make", "message"),
     [
         pytest.param(lambda folder: folder / "nothing", "does not exist", id="nothing there"),
+        pytest.param(lambda folder: folder / ("long" * 99), "cannot be read", id="a name too long"),
         pytest.param(lambda folder: folder, "no files", id="an empty folder"),
         pytest.param(lambda folder: _file(folder, b"not a pickle"), "could not be unpickled", id="not a pickle"),
         pytest.param(lambda folder: _file(folder, b"", "umap.pickle"), r"hdbscan\.pickle", id="one of three"),
