@@ -34,7 +34,7 @@ for folder in map(Path, sys.argv[1:]):
     x = np.load(folder / "rows.npy")
     on_cpu = UmapTransform.load(folder)
     np.empty = used
-    umap = CudaUmapTransform(on_cpu, xp=np, rows=3, tile=512, threads=4, lanes=2)
+    umap = CudaUmapTransform(on_cpu, xp=np, rows=2, tile=512, threads=4, lanes=2)
     # First, so that nothing but the one row was ever written, beside which a block has room for another.
     np.save(folder / "alone.npy", umap.transform(x[1:2]))
     np.save(folder / "places.npy", umap.transform(x))

@@ -28,6 +28,9 @@ class Case:
     n: int = 60
     dim: int = 6
     n_neighbors: int = 2
+    spread: float = 0.125
+    """Of the rows of a cluster; clusters are about 1 apart."""
+    origin: float = 0.0
     index: bool = False
     disconnection_distance: float | None = None
     unplaced: bool = False
@@ -36,6 +39,8 @@ class Case:
 CASES = {
     "cosine": Case(),
     "euclidean": Case("euclidean"),
+    "close together": Case(n=300, dim=16, spread=0.02),
+    "far from the origin": Case("euclidean", n=300, dim=16, origin=1e4),
     "tree of several levels and tiles": Case(n=1_300, dim=16),
     "fewer rows than neighbours": Case(n=2, n_neighbors=3),
     "rows of an index": Case(index=True),
@@ -51,12 +56,12 @@ def transform(case: Case) -> tuple[UmapTransform, Any]:
 
     def rows(n: int) -> tuple[Any, Any]:
         cluster = np.arange(n) % 5
-        return centers[cluster] + generator.normal(size=(n, case.dim)) / 8, places[cluster]
+        return case.origin + centers[cluster] + case.spread * generator.normal(size=(n, case.dim)), places[cluster]
 
     data, embedding = (array.astype(np.float32) for array in rows(case.n))
     embedding += generator.normal(size=embedding.shape).astype(np.float32) / 4
-    x = rows(4)[0].astype(np.float32)
-    x[1], x[3] = data[2 % case.n], 50.0
+    x = rows(3)[0].astype(np.float32)
+    x[1], x[2] = data[2 % case.n], 50.0
     if case.metric == "cosine":
         data[1] = 0
     if case.unplaced:
