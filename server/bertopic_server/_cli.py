@@ -96,6 +96,7 @@ class Needs(str, Enum):
 
     runtime = "runtime"
     gpu = "gpu"
+    cuml = "cuml"
 
 
 def _in_a_sentence(command: Callable[P, R]) -> Callable[P, R]:
@@ -205,7 +206,7 @@ def convert(
 def verify(
     repository: Annotated[Path, typer.Argument(help="What convert wrote.")],
     model: Annotated[Path, typer.Argument(help="What convert read: a pickled BERTopic, or a folder with pickles.")],
-    texts: Annotated[Path, typer.Option(help="Texts that it was not trained on: .txt, .jsonl or .csv.")],
+    texts: Annotated[Path, typer.Option(help="Texts that it was not trained on: .txt, .jsonl, .csv or .parquet.")],
     column: Annotated[str, typer.Option(help="The field of --texts that holds the text.")] = "text",
     limit: Annotated[int | None, typer.Option(min=1, help="Measure on the first of them only.")] = None,
     seeds: Annotated[int, typer.Option(min=2, help="Runs of BERTopic to compare with.")] = 24,
@@ -326,7 +327,8 @@ def _announce(address: Any, models: list[str], tls: bool) -> None:
 def pack_env(
     out: Annotated[Path, typer.Option(help="The archive to write, a .tar.gz.")],
     extra: Annotated[
-        Needs, typer.Option(help="What the models need: gpu for those converted with --device gpu.")
+        Needs,
+        typer.Option(help="What the models need: gpu for those converted with --device gpu, cuml with --layout cuml."),
     ] = Needs.runtime,
     python: Annotated[
         str | None,
@@ -341,7 +343,8 @@ def pack_env(
     running = f"{sys.version_info.major}.{sys.version_info.minor}"
     console.print(f"Wrote {out}: {archive.stat().st_size / 1e6:.0f} MB, for Python {running}.", highlight=False)
     console.print(
-        f"Copy it to where Triton runs, say to /opt, and convert with [bold]--execution-env /opt/{archive.name}[/]",
+        "Unpack it where Triton runs, say to /opt/bertopic-env, and convert with "
+        "[bold]--execution-env /opt/bertopic-env[/]",
         highlight=False,
     )
 

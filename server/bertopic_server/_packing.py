@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import shutil
 import sys
 import tarfile
+import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from importlib.util import find_spec
 from pathlib import Path, PurePath
@@ -75,7 +77,7 @@ def pack_environment(
     out : path
         The archive, a gzipped tar. What is there is replaced once the new one is whole.
     extra : str
-        What the models need is what this extra of bertopic-inference requires: "runtime", or "gpu".
+        What the models need is what this extra of bertopic-inference requires: "runtime", "gpu", or "cuml".
     python : str, optional
         The Python of the python backend that is to use the archive, such as "3.12"; by default that of the
         tritonserver on this machine, if there is one.
@@ -90,25 +92,47 @@ def pack_environment(
     Raises
     ------
     Unservable
-        The backend's Python is not this one, numpy is too new, or a package is missing or cannot be copied.
+        The backend's Python is not this one, numpy is too new, a package is missing or cannot be copied, or there is
+        no place for the archive.
     """
-    _check_python(python or _python_of_triton(), extra)
+    _check_python(_python_of_triton() if python is None else python, extra)
     check_numpy()
-    progress("Looking up packages")
-    files = {name: path for needed in _required(extra) for name, path in _files(needed)}
     target = Path(out).expanduser().resolve()
-    unfinished = target.with_name(target.name + ".part")
-    progress(f"Packing {len(files):,} files")
+    if target.is_dir():
+        raise Unservable(f"{out} is a folder, expected the archive to write. Give --out {target / 'env.tar.gz'}.")
     try:
-        with tarfile.open(unfinished, "w:gz", dereference=True, compresslevel=4) as archive:
-            for name, text in _skeleton():
-                _add_text(archive, name, text)
-            for name, path in sorted(files.items()):
-                archive.add(path, f"{_SITE_PACKAGES}/{name}", recursive=False, filter=_of_nobody)
+        with _replacing(target) as unfinished:
+            progress("Looking up packages")
+            files = {name: path for needed in _required(extra) for name, path in _files(needed)}
+            progress(f"Packing {len(files):,} files")
+            _write(unfinished, files)
+    except OSError as error:
+        raise Unservable(
+            f"{target} cannot be written ({error.strerror}). Make room for it, or give another --out."
+        ) from error
+    return target
+
+
+@contextmanager
+def _replacing(target: Path) -> Iterator[Path]:
+    """A file beside `target` that takes its place if the block succeeds, and vanishes if it does not."""
+    handle, name = tempfile.mkstemp(prefix=f".{target.name}-", dir=target.parent)
+    os.close(handle)
+    unfinished = Path(name)
+    try:
+        yield unfinished
+        unfinished.chmod(0o644)
         unfinished.replace(target)
     finally:
         unfinished.unlink(missing_ok=True)
-    return target
+
+
+def _write(archive: Path, files: dict[str, Path]) -> None:
+    with tarfile.open(archive, "w:gz", dereference=True, compresslevel=4) as opened:
+        for name, text in _skeleton():
+            _add_text(opened, name, text)
+        for name, path in sorted(files.items()):
+            opened.add(path, f"{_SITE_PACKAGES}/{name}", recursive=False, filter=_of_nobody)
 
 
 def _skeleton() -> Iterator[tuple[str, str]]:
@@ -124,6 +148,8 @@ def _skeleton() -> Iterator[tuple[str, str]]:
 def _check_python(wanted: str | None, extra: str) -> None:
     if wanted is None:
         return
+    if not re.fullmatch(r"3\.\d+(\.\d+)?", wanted):
+        raise Unservable(f"--python is {wanted!r}, expected the number of a Python such as {_RUNNING}.")
     wanted = ".".join(wanted.split(".")[:2])
     if wanted != _RUNNING:
         raise Unservable(

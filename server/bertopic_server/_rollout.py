@@ -77,10 +77,28 @@ def _check_replaces(server: TritonServer, repository: Path) -> None:
                 f"{name} in {repository} takes embeddings of dimension {given}, and the one served {served}: clients "
                 "that send embeddings would be refused. Start another `serve` for it."
             )
+    for model in server.triton_models:
+        # Triton runs every version of a model as the newest config says, so there would be no way back.
+        given, served = (_runs_by(folder / model / "config.pbtxt") for folder in (repository, server.repository))
+        if given != served:
+            raise ReloadFailed(
+                f"{repository} was converted for another device or backend: {model} is for {given}, and the one served "
+                f"is for {served}. Start another `serve` for it."
+            )
 
 
 def _dimension(repository: Path, name: str) -> Any:
     return read_manifest(repository)["models"][name]["dims"]["IN"]
+
+
+def _runs_by(config: Path) -> str:
+    """A model's backend and where it runs, such as "python on a CPU"."""
+    from google.protobuf import text_format
+    from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup
+
+    parsed = text_format.Parse(config.read_text(), ModelConfig())
+    kinds = {ModelInstanceGroup.Kind.Name(group.kind).removeprefix("KIND_") for group in parsed.instance_group}
+    return f"{parsed.backend} on a {' or '.join(sorted(kinds))}"
 
 
 def _await_answer(server: TritonServer, model: str, version: int) -> None:

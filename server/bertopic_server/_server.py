@@ -41,7 +41,7 @@ _DESCRIPTORS = 512
 _RESTRICTED = "model-repository,shared-memory,trace,logging"
 _LOG_LINE = re.compile(r'^(?P<level>[IWEF])\d{4} [\d:.]+ \d+ [\w.]+:\d+\] "?(?P<message>.*?)"?$')
 # What a machine without a GPU makes Triton complain of.
-_HARMLESS = re.compile(r"CUDA|Cuda|NVML|DCGM|pinned", re.ASCII)
+_HARMLESS = re.compile(r" (pinned_memory_manager|metrics)\.cc:|CudaDriverHelper", re.ASCII)
 # Becomes tritonserver, with the kernel told (PR_SET_PDEATHSIG) to end it (SIGTERM) should this process be killed.
 _LAUNCHER = """
 import ctypes, os, resource, sys
@@ -406,15 +406,20 @@ class TritonServer:
             if self.verbose:
                 sys.stderr.write(line)
             elif (entry := _LOG_LINE.match(line)) and entry["level"] in "WEF" and not _HARMLESS.search(line):
-                sys.stderr.write(f"tritonserver: {entry['message']}\n")
+                sys.stderr.write(f"tritonserver: {_without_traceback(entry['message'])}\n")
 
     def _reason(self) -> str:
         errors = [
-            entry["message"]
+            _without_traceback(entry["message"])
             for line in [*self._log]
             if (entry := _LOG_LINE.match(line)) and entry["level"] in "EF" and not _HARMLESS.search(line)
         ]
         return "It said: " + (errors[0] if errors else "\n".join([*self._log][-5:]) or "nothing")
+
+
+def _without_traceback(message: str) -> str:
+    """What a python model raised, without where it did; Triton puts all of it into one line."""
+    return message.split(r"\n\nAt:")[0]
 
 
 def _message(error: urllib.error.HTTPError) -> str:

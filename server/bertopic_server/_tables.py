@@ -59,7 +59,8 @@ class Format(str, Enum):
         if form is None:
             known = ", ".join(f".{member.value}" for member in cls)
             raise UnreadableTexts(
-                f"{path} ends in {path.suffix or 'nothing'!r}; expected one of {known}. Rename it, or give --format."
+                f"{path} ends in {path.suffix or 'nothing'!r}; expected one of {known}. Rename it (`predict` takes "
+                "--format instead)."
             )
         if packed and form is cls.parquet:
             raise UnreadableTexts(f"{path} is Parquet, which is compressed in itself: leave out .gz.")

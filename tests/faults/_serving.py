@@ -179,7 +179,7 @@ def copy_of(repository: Path, out: Path) -> Path:
 def rewrite(file: Path, content: str) -> None:
     """Change a file of a converted repository, and what its manifest says of it."""
     file.write_text(content, encoding="utf-8")
-    repository = file.parents[2]
+    repository = next(folder for folder in file.parents if (folder / "manifest.json").is_file())
     manifest = json.loads((repository / "manifest.json").read_text(encoding="utf-8"))
     files = manifest["models"]["BERTopic"]["files"]
     files[file.relative_to(repository).as_posix()] = sha256(file.read_bytes()).hexdigest()

@@ -168,7 +168,7 @@ def test_the_old_model_stays_if_the_new_one_cannot_be_loaded(
     await_that(lambda: serve.troubles() == {}, 30)
 
 
-@pytest.mark.parametrize("fault", ["damaged", "renamed", "no folder"])
+@pytest.mark.parametrize("fault", ["damaged", "renamed", "no folder", "another device"])
 def test_what_cannot_replace_is_refused(serve: Serve, new: Path, tmp_path: Path, fault: str) -> None:
     folder = tmp_path / "given"
     if fault != "no folder":
@@ -179,9 +179,17 @@ def test_what_cannot_replace_is_refused(serve: Serve, new: Path, tmp_path: Path,
         manifest = json.loads((folder / "manifest.json").read_text())
         manifest["models"] = {"Other": manifest["models"]["BERTopic"]}
         (folder / "manifest.json").write_text(json.dumps(manifest))
+    if fault == "another device":
+        config = folder / "BERTopic-umap" / "config.pbtxt"
+        rewrite(config, config.read_text().replace("KIND_CPU", "KIND_GPU"))
     done = reload(serve, str(folder))
     assert done.returncode == 1
-    told = {"damaged": "umap.json", "renamed": "Other", "no folder": "manifest.json"}[fault]
+    told = {
+        "damaged": "umap.json",
+        "renamed": "Other",
+        "no folder": "manifest.json",
+        "another device": "BERTopic-umap is for python on a GPU, and the one served is for python on a CPU",
+    }[fault]
     assert told in done.stderr
     assert "Traceback" not in done.stderr
 

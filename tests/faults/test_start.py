@@ -13,6 +13,7 @@ import pytest
 from bertopic_client import TopicClient
 
 from ._command import UNPRIVILEGED, failing, mounting, serving
+from ._serving import rewrite
 
 KINDS = (
     "BERTopic-bert/1/model.onnx",
@@ -183,3 +184,15 @@ def test_converting_into_a_read_only_folder(pickled: Path, minilm: Path, tmp_pat
     tmp_path.chmod(0o755)
     assert str(tmp_path) in said
     assert not list(tmp_path.iterdir())
+
+
+def test_what_a_model_says_of_cuda_is_told_and_what_triton_says_without_a_gpu_is_not(copy: Path) -> None:
+    model = copy / "BERTopic-umap" / "1" / "model.py"
+    for file in (model, copy / "manifest.json"):
+        _replace(file, file.read_bytes())
+    rewrite(model, 'raise RuntimeError("CUDA device 0 was asked for")\n')
+    said = failing("serve", copy)
+    assert "RuntimeError: CUDA device 0 was asked for" in said
+    assert "At:" not in said
+    assert "pinned" not in said
+    assert "CudaDriverHelper" not in said

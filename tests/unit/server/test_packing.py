@@ -116,12 +116,27 @@ def test_the_archive_is_nobodys(small: None, tmp_path: Path) -> None:
 
 
 def test_no_half_archive_is_left(install: Install, tmp_path: Path) -> None:
-    install("bertopic-inference", metadata="Provides-Extra: runtime\n")
-    archive = tmp_path / "env.tar.gz"
-    archive.mkdir()
-    with pytest.raises(IsADirectoryError):
-        packing.pack_environment(archive)
-    assert sorted(tmp_path.iterdir()) == [archive, tmp_path / "installed"]
+    install("bertopic-inference", metadata="Provides-Extra: runtime\nRequires-Dist: small; extra == 'runtime'\n")
+    (install("small") / "INSTALLER").write_text("conda")
+    with pytest.raises(Unservable, match="conda"):
+        packing.pack_environment(tmp_path / "env.tar.gz")
+    assert [path.name for path in tmp_path.iterdir()] == ["installed"]
+
+
+def test_a_folder_is_no_archive(small: None, tmp_path: Path) -> None:
+    with pytest.raises(Unservable, match=r"is a folder, expected the archive.*env\.tar\.gz"):
+        packing.pack_environment(tmp_path)
+
+
+def test_no_place_for_the_archive_is_told(small: None, tmp_path: Path) -> None:
+    with pytest.raises(Unservable, match=r"none/env\.tar\.gz cannot be written \(No such file.*another --out"):
+        packing.pack_environment(tmp_path / "none" / "env.tar.gz")
+
+
+@pytest.mark.parametrize("python", ["py311", "3", "", "2.7"])
+def test_what_is_no_python_is_refused(small: None, tmp_path: Path, python: str) -> None:
+    with pytest.raises(Unservable, match=r"--python is '.*', expected the number"):
+        packing.pack_environment(tmp_path / "env.tar.gz", python=python)
 
 
 @pytest.mark.parametrize(
