@@ -164,9 +164,9 @@ def _cupy(device: int) -> Any:
         raise DeviceUnavailable(
             f"GPU {device} cannot be used ({type(error).__name__}: {error}). Install the GPU's libraries with "
             "`pip install 'bertopic-inference[gpu]' 'onnxruntime-gpu[cuda,cudnn]'` on a machine with an NVIDIA driver, "
-            "or convert the model with --device cpu."
+            "or take the CPU: leave out `device` in process, convert with --device cpu for a server."
         ) from error
-    if device >= n_devices:
+    if not 0 <= device < n_devices:
         raise DeviceUnavailable(
             f"GPU {device} was asked for, and this machine has {n_devices}, counted from 0. Give one of those."
         )

@@ -107,7 +107,7 @@ def load(repository: str | Path, name: str = "BERTopic", *, device: int | None =
     name : str
         The name it was converted under.
     device : int, optional
-        The GPU that runs UMAP; the CPU does if left out.
+        The number of the GPU that runs UMAP; the CPU does if left out, but for the layout "cuml", which takes GPU 0.
 
     Raises
     ------
