@@ -59,7 +59,10 @@ class Service:
         verbose: bool = False,
     ) -> None:
         self.repository = Path(repository).expanduser().absolute()
-        (metrics_port,) = free_ports(1)
+        address = address or Address()
+        # Nothing listens on the three of `address` yet, so that they look free too.
+        taken = (address.http_port, address.grpc_port, address.metrics_port)
+        metrics_port = next(port for port in free_ports(4) if port not in taken)
         self.server = TritonServer(
             repository, address, tls=tls, metrics_port=metrics_port, ready_timeout=ready_timeout, verbose=verbose
         )
