@@ -338,6 +338,7 @@ def pack_env(
     """Pack what the models need from this environment, for a Triton that `serve` does not start."""
     from ._packing import pack_environment
 
+    signal.signal(signal.SIGTERM, _interrupt_once)
     with steps(console) as progress:
         archive = pack_environment(out, extra=extra.value, python=python, progress=progress)
     running = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -489,7 +490,7 @@ def topics(
 @app.command()
 @_in_a_sentence
 def demo(
-    texts: Annotated[Path | None, typer.Option(help="Your own texts: .txt, .jsonl or .csv.")] = None,
+    texts: Annotated[Path | None, typer.Option(help="Your own texts: .txt, .jsonl, .csv or .parquet.")] = None,
     column: Annotated[str, typer.Option(help="The field of --texts that holds the text.")] = "text",
     folder: Annotated[Path, typer.Option(help="Where the demo keeps its model.")] = Path(".demo"),
 ) -> None:

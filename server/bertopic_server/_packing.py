@@ -108,7 +108,8 @@ def pack_environment(
             _write(unfinished, files)
     except OSError as error:
         raise Unservable(
-            f"{target} cannot be written ({error.strerror}). Make room for it, or give another --out."
+            f"{target} cannot be written ({error.strerror}). Give another --out, in a folder that exists, may be "
+            "written to, and has room for it."
         ) from error
     return target
 

@@ -79,7 +79,7 @@ def _check_replaces(server: TritonServer, repository: Path) -> None:
             )
     for model in server.triton_models:
         # Triton runs every version of a model as the newest config says, so there would be no way back.
-        given, served = (_runs_by(folder / model / "config.pbtxt") for folder in (repository, server.repository))
+        given, served = (_runs_by(folder / model / "config.pbtxt") for folder in (repository, server.workspace.models))
         if given != served:
             raise ReloadFailed(
                 f"{repository} was converted for another device or backend: {model} is for {given}, and the one served "
@@ -96,7 +96,10 @@ def _runs_by(config: Path) -> str:
     from google.protobuf import text_format
     from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup
 
-    parsed = text_format.Parse(config.read_text(), ModelConfig())
+    try:
+        parsed = text_format.Parse(config.read_text(encoding="utf-8"), ModelConfig(), allow_unknown_field=True)
+    except (ValueError, text_format.ParseError) as error:
+        raise ReloadFailed(f"{config} is no config of a Triton model ({error}). Convert the model again.") from error
     kinds = {ModelInstanceGroup.Kind.Name(group.kind).removeprefix("KIND_") for group in parsed.instance_group}
     return f"{parsed.backend} on a {' or '.join(sorted(kinds))}"
 

@@ -40,6 +40,8 @@ _ADMIN_HEADER = "admin-key"
 _DESCRIPTORS = 512
 _RESTRICTED = "model-repository,shared-memory,trace,logging"
 _LOG_LINE = re.compile(r'^(?P<level>[IWEF])\d{4} [\d:.]+ \d+ [\w.]+:\d+\] "?(?P<message>.*?)"?$')
+# Where a python model raised what it did: all in one line of the log, in lines of their own over HTTP.
+_TRACEBACK = re.compile(r"\\n\\nAt:.*|\n\nAt:\n(?:  .*\n)*")
 # What a machine without a GPU makes Triton complain of.
 _HARMLESS = re.compile(r" (pinned_memory_manager|metrics)\.cc:|CudaDriverHelper", re.ASCII)
 # Becomes tritonserver, with the kernel told (PR_SET_PDEATHSIG) to end it (SIGTERM) should this process be killed.
@@ -418,14 +420,13 @@ class TritonServer:
 
 
 def _without_traceback(message: str) -> str:
-    """What a python model raised, without where it did; Triton puts all of it into one line."""
-    return message.split(r"\n\nAt:")[0]
+    return _TRACEBACK.sub("", message)
 
 
 def _message(error: urllib.error.HTTPError) -> str:
     body = error.read().decode(errors="replace")
     try:
-        return str(json.loads(body)["error"])
+        return _without_traceback(json.loads(body)["error"])
     except (ValueError, KeyError, TypeError):
         return body or str(error)
 

@@ -162,13 +162,14 @@ def test_the_old_model_stays_if_the_new_one_cannot_be_loaded(
         assert set(callers.by_model) == {0}
     assert done.returncode == 1
     assert "no_such_module" in done.stderr
+    assert "At:" not in done.stderr
     assert not callers.errors
     assert callers.mixed == 0
     assert version(serve) == before
     await_that(lambda: serve.troubles() == {}, 30)
 
 
-@pytest.mark.parametrize("fault", ["damaged", "renamed", "no folder", "another device"])
+@pytest.mark.parametrize("fault", ["damaged", "renamed", "no folder", "another device", "no config"])
 def test_what_cannot_replace_is_refused(serve: Serve, new: Path, tmp_path: Path, fault: str) -> None:
     folder = tmp_path / "given"
     if fault != "no folder":
@@ -182,6 +183,8 @@ def test_what_cannot_replace_is_refused(serve: Serve, new: Path, tmp_path: Path,
     if fault == "another device":
         config = folder / "BERTopic-umap" / "config.pbtxt"
         rewrite(config, config.read_text().replace("KIND_CPU", "KIND_GPU"))
+    if fault == "no config":
+        rewrite(folder / "BERTopic-umap" / "config.pbtxt", "max_batch_size: many")
     done = reload(serve, str(folder))
     assert done.returncode == 1
     told = {
@@ -189,6 +192,7 @@ def test_what_cannot_replace_is_refused(serve: Serve, new: Path, tmp_path: Path,
         "renamed": "Other",
         "no folder": "manifest.json",
         "another device": "BERTopic-umap is for python on a GPU, and the one served is for python on a CPU",
+        "no config": "config.pbtxt is no config of a Triton model (1:17",
     }[fault]
     assert told in done.stderr
     assert "Traceback" not in done.stderr

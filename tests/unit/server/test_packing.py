@@ -8,6 +8,7 @@ import runpy
 import subprocess
 import sys
 import tarfile
+import time
 from collections.abc import Callable
 from importlib.metadata import distribution
 from pathlib import Path
@@ -121,6 +122,17 @@ def test_no_half_archive_is_left(install: Install, tmp_path: Path) -> None:
     with pytest.raises(Unservable, match="conda"):
         packing.pack_environment(tmp_path / "env.tar.gz")
     assert [path.name for path in tmp_path.iterdir()] == ["installed"]
+
+
+def test_nothing_is_left_by_one_that_was_told_to_end(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "bertopic_server", "pack-env", "--out", str(tmp_path / "env.tar.gz")]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as packing_process:
+        while not [*tmp_path.iterdir()]:
+            assert packing_process.poll() is None
+            time.sleep(0.01)
+        packing_process.terminate()
+    assert packing_process.returncode
+    assert not [*tmp_path.iterdir()]
 
 
 def test_a_folder_is_no_archive(small: None, tmp_path: Path) -> None:
